@@ -1,0 +1,28 @@
+// Four kinds of tests, from fast and pure to slow and real. CONTRIBUTING.md says which kind a new test belongs to.
+import { defineConfig } from "vitest/config"
+
+export default defineConfig({
+	test: {
+		// Real servers are started per file; two cores bear two files at once.
+		maxWorkers: 2,
+		reporters: ["default"],
+		projects: [
+			project("unit", 10_000),
+			project("integration", 60_000),
+			project("contract", 60_000),
+			project("e2e", 600_000),
+		],
+	},
+})
+
+function project(name: string, timeoutMs: number) {
+	return {
+		extends: true as const,
+		test: {
+			name,
+			include: [`test/${name}/**/*.test.ts`],
+			testTimeout: timeoutMs,
+			hookTimeout: timeoutMs,
+		},
+	}
+}
