@@ -70,3 +70,40 @@ export function codeOf(thrown: unknown): string | undefined {
 		? thrown.code
 		: undefined
 }
+
+// What the operating system's codes mean to an operator. Anything else is `incomplete` with the system's own words.
+const systemErrors: Readonly<Record<string, { says: string; exitCode: ExitCode; hint?: string }>> = {
+	ENOSPC: { says: "no space left on the device", exitCode: 7, hint: "df -h; df -i" },
+	EDQUOT: { says: "the disk quota is used up", exitCode: 7, hint: "quota -s" },
+	EROFS: { says: "the file system is read-only", exitCode: 3, hint: "dmesg | tail; mount" },
+	EIO: { says: "the device reports an input/output error", exitCode: 3, hint: "dmesg | tail" },
+	ESTALE: {
+		says: "the share's handle is stale; it must be mounted anew",
+		exitCode: 3,
+		hint: "findmnt -t nfs4",
+	},
+	EACCES: { says: "permission denied", exitCode: 3, hint: "run it as root" },
+	EPERM: { says: "not permitted", exitCode: 3, hint: "run it as root" },
+	ECONNREFUSED: { says: "the connection is refused", exitCode: 4 },
+	ECONNRESET: { says: "the connection was reset", exitCode: 4 },
+	EHOSTUNREACH: { says: "there is no route to the host", exitCode: 4 },
+	ENETUNREACH: { says: "the network is unreachable", exitCode: 4 },
+	ETIMEDOUT: { says: "no answer in time", exitCode: 4 },
+	ENOTFOUND: { says: "there is no such host name", exitCode: 4 },
+	EAI_AGAIN: { says: "the name server gives no answer", exitCode: 4 },
+}
+
+/**
+ * Turns what Node threw into an error for the operator.
+ * @param doing what was attempted and where, as in `writing /mnt/sfs/x`
+ */
+export function systemError(error: unknown, doing: string): OperatorError {
+	if (error instanceof OperatorError) return error
+	const known = systemErrors[codeOf(error) ?? ""]
+	if (known === undefined) return new OperatorError(`${doing}: ${messageOf(error)}`, { cause: error })
+	return new OperatorError(`${doing}: ${known.says}`, {
+		exitCode: known.exitCode,
+		cause: error,
+		...(known.hint === undefined ? {} : { hint: known.hint }),
+	})
+}

@@ -1,0 +1,180 @@
+// The runner: check, apply, check again. It alone decides what a step's outcome is.
+import { type ExitCode, exitCodes, messageOf, OperatorError } from "../errors.ts"
+import { type EventBody, eventsVersion, type Outcome, type Reporter } from "./events.ts"
+import type { Finding, Plan, Report, Step } from "./step.ts"
+
+export type RunOptions = {
+	/** Stop after the checks and print the findings. */
+	dryRun: boolean
+	/** Wall clock; gives the events their times. */
+	now: () => Date
+	/** Aborted by a signal or a lost connection; a step that is under way is expected to notice and throw. */
+	signal: AbortSignal
+	reporter: Reporter
+}
+
+export type RunResult = {
+	exitCode: ExitCode
+	outcomes: ReadonlyMap<string, Outcome>
+}
+
+type StepResult = { outcome: Outcome; because: string; hint?: string; exitCode?: ExitCode }
+
+/**
+ * Runs a plan from its first step to its last. A satisfied step isn't applied; an applied one is checked again, and
+ * anything but *satisfied* is a failure, whatever the tools said. A failed step blocks those that require it and no
+ * others. Doesn't throw for a step's failure: the exit code tells. `unknown` before `apply` is applied (the second
+ * check decides); in a dry run it counts as a failure, since nothing may be claimed about it.
+ */
+export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResult> {
+	const { dryRun, now, signal, reporter } = options
+	const startedAt = now().getTime()
+	const emit = (body: EventBody) =>
+		reporter.event({ version: eventsVersion, at: now().toISOString(), ...body })
+	rejectBadOrder(plan)
+
+	emit({
+		event: "plan",
+		command: plan.command,
+		environment: plan.environment,
+		host: plan.host,
+		place: plan.place,
+		dryRun,
+		steps: plan.steps.map(({ id, title }) => ({ id, title })),
+	})
+
+	const results = new Map<string, StepResult>()
+	let warned = false
+	for (const step of plan.steps) {
+		const stepStartedAt = now().getTime()
+		const report: Report = {
+			progress: (progress) => emit({ event: "progress", step: step.id, ...progress }),
+			note: (text) => emit({ event: "note", step: step.id, level: "info", text }),
+			warn: (text) => {
+				warned = true
+				emit({ event: "note", step: step.id, level: "warning", text })
+			},
+		}
+		const result = signal.aborted
+			? { outcome: "aborted" as const, because: "the run was stopped before this step" }
+			: (blockedBy(step, results) ?? (await runStep(step, report, { dryRun, signal, emit })))
+		results.set(step.id, result)
+		emit({
+			event: "step",
+			step: step.id,
+			outcome: result.outcome,
+			because: result.because,
+			...(result.hint === undefined ? {} : { hint: result.hint }),
+			durationMs: now().getTime() - stepStartedAt,
+		})
+	}
+
+	const exitCode = exitCodeOf([...results.values()], warned)
+	const count = (outcome: Outcome) =>
+		[...results.values()].filter((result) => result.outcome === outcome).length
+	const next = plan.next?.({ exitCode, dryRun })
+	emit({
+		event: "end",
+		exitCode,
+		satisfied: count("satisfied"),
+		applied: count("applied"),
+		planned: count("planned"),
+		failed: count("failed") + count("blocked") + count("aborted"),
+		durationMs: now().getTime() - startedAt,
+		summary: [...(plan.summary?.() ?? [])],
+		...(next === undefined ? {} : { next }),
+	})
+	return {
+		exitCode,
+		outcomes: new Map([...results].map(([id, { outcome }]) => [id, outcome])),
+	}
+}
+
+async function runStep(
+	step: Step,
+	report: Report,
+	run: { dryRun: boolean; signal: AbortSignal; emit: (body: EventBody) => void },
+): Promise<StepResult> {
+	try {
+		const before = await checkStep(step, report, run.emit)
+		if (before.state === "satisfied") return { outcome: "satisfied", because: before.because }
+		if (run.dryRun) {
+			return { outcome: before.state === "needed" ? "planned" : "failed", ...withoutState(before) }
+		}
+		run.signal.throwIfAborted()
+		run.emit({ event: "applying", step: step.id })
+		await step.apply(report)
+		run.signal.throwIfAborted()
+		const after = await checkStep(step, report, run.emit)
+		if (after.state === "satisfied") return { outcome: "applied", because: after.because }
+		return {
+			outcome: "failed",
+			...withoutState(after),
+			because: `applied, and still not right: ${after.because}`,
+		}
+	} catch (error) {
+		if (run.signal.aborted) return { outcome: "aborted", because: messageOf(error) }
+		return failureOf(error)
+	}
+}
+
+async function checkStep(step: Step, report: Report, emit: (body: EventBody) => void): Promise<Finding> {
+	emit({ event: "checking", step: step.id })
+	const finding = await step.check(report)
+	emit({ event: "checked", step: step.id, finding })
+	return finding
+}
+
+function withoutState(finding: Finding): { because: string; hint?: string } {
+	const { state: _, ...rest } = finding
+	return rest
+}
+
+function failureOf(error: unknown): StepResult {
+	if (!(error instanceof OperatorError)) {
+		return { outcome: "failed", because: messageOf(error), exitCode: exitCodes.bug }
+	}
+	return {
+		outcome: "failed",
+		because: error.message,
+		exitCode: error.exitCode,
+		...(error.hint === undefined ? {} : { hint: error.hint }),
+	}
+}
+
+function blockedBy(step: Step, results: ReadonlyMap<string, StepResult>): StepResult | undefined {
+	const missing = (step.requires ?? []).filter((id) => {
+		const outcome = results.get(id)?.outcome
+		return outcome === "failed" || outcome === "blocked" || outcome === "aborted"
+	})
+	if (missing.length === 0) return undefined
+	return { outcome: "blocked", because: `waits for ${missing.join(", ")}, which failed` }
+}
+
+/** A requirement that stands later in the plan, or nowhere, can't be honoured: a mistake in the plan, caught at once. */
+function rejectBadOrder(plan: Plan): void {
+	const earlier = new Set<string>()
+	for (const step of plan.steps) {
+		if (earlier.has(step.id)) throw new Error(`plan ${plan.command}: two steps are called ${step.id}`)
+		for (const id of step.requires ?? []) {
+			if (!earlier.has(id))
+				throw new Error(`plan ${plan.command}: ${step.id} requires ${id}, which does not come before it`)
+		}
+		earlier.add(step.id)
+	}
+}
+
+/**
+ * One code for the whole run. When all failures say the same, that code says it best (`unreachable`, `no space`);
+ * a mixture is `incomplete`. A bug outranks everything: it must be reported, not worked around.
+ */
+function exitCodeOf(results: readonly StepResult[], warned: boolean): ExitCode {
+	const failed = results.filter(({ outcome }) => outcome === "failed")
+	const codes = new Set(failed.map(({ exitCode }) => exitCode ?? exitCodes.incomplete))
+	if (codes.has(exitCodes.bug)) return exitCodes.bug
+	if (codes.size > 1) return exitCodes.incomplete
+	const [only] = codes
+	if (only !== undefined) return only
+	const aborted = results.some(({ outcome }) => outcome === "aborted")
+	return aborted || warned ? exitCodes.incomplete : exitCodes.done
+}

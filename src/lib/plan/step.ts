@@ -1,0 +1,80 @@
+// The one idea: a command is a Plan, an ordered list of Steps that read the world, change it, and read it again.
+
+/** What a check found out, and why it says so. The reason is shown to the operator as it stands. */
+export type Finding =
+	| { state: "satisfied"; because: string }
+	| { state: "needed"; because: string; hint?: string }
+	| { state: "unknown"; because: string; hint?: string }
+
+/** How far a transfer or another long piece of work has come. Sizes in bytes. */
+export type Progress = {
+	doneBytes: number
+	totalBytes?: number
+	/** Where the bytes come from, in the operator's words: `share`, `r2`. */
+	from?: string
+}
+
+/** What a step tells while it works. */
+export type Report = {
+	progress(progress: Progress): void
+	/** Something the operator should know although the step goes on. */
+	note(text: string): void
+	/** A note that also makes the run end with exit code 3: work went on, but something is wrong. */
+	warn(text: string): void
+}
+
+export type Step = {
+	/** Unique in its plan; what `--only` and `--json` call it. */
+	id: string
+	title: string
+	/** Steps that must be satisfied before this one is touched. A step without them goes on when others failed. */
+	requires?: readonly string[]
+	/** Only reads. Throws only for what makes the answer impossible (unreachable, refused credentials). */
+	check(report: Report): Promise<Finding>
+	/** Changes the world. Its success is judged by the next check, never by its return. */
+	apply(report: Report): Promise<void>
+}
+
+export type Plan = {
+	/** The command, as in `restore`. */
+	command: string
+	environment: string
+	/** The host the plan works on, by its configured name. */
+	host: string
+	/** Where that host really is, in the operator's words; a stand-in says here that it is one. */
+	place: string
+	steps: readonly Step[]
+	/** Facts gathered on the way, asked for after the last step: the rows of the closing table. */
+	summary?: () => readonly SummaryRow[]
+	/** The next command to type, by how it ended. */
+	next?: (ended: { exitCode: number; dryRun: boolean }) => string | undefined
+}
+
+/** One row of the table that closes a backup or a restore. */
+export type SummaryRow = {
+	artifact: string
+	/** Where it came from (restore) or all places it stands in (backup). */
+	source: string
+	snapshot: string
+	/** Age in seconds at the end of the run. */
+	ageSeconds?: number
+	/** First 12 digits of the archive's digest, or of the commit. */
+	digest?: string
+	/** What was proven, or what is missing and why. */
+	verified: string
+	ok: boolean
+}
+
+export const satisfied = (because: string): Finding => ({ state: "satisfied", because })
+
+export const needed = (because: string, hint?: string): Finding => ({
+	state: "needed",
+	because,
+	...(hint === undefined ? {} : { hint }),
+})
+
+export const unknown = (because: string, hint?: string): Finding => ({
+	state: "unknown",
+	because,
+	...(hint === undefined ? {} : { hint }),
+})
