@@ -1,0 +1,140 @@
+// argv -> command -> exit code. The only owner of signals and of process.exitCode.
+import { randomBytes } from "node:crypto"
+import { readFileSync } from "node:fs"
+import { fileURLToPath } from "node:url"
+import { Command, CommanderError } from "commander"
+import { type ExitCode, exitCodes, messageOf, OperatorError } from "./lib/errors.ts"
+import type { CommandRun, Surroundings } from "./lib/ui/surroundings.ts"
+
+// Commands load when they are called: `--help` and `--version` need neither ssh2 nor the AWS SDK.
+const commands: Readonly<
+	Record<string, { summary: string; load: () => Promise<{ create: (run: CommandRun) => Command }> }>
+> = {
+	restore: {
+		summary: "bring a lost server back from its backups",
+		load: () => import("./commands/restore.ts"),
+	},
+	backup: {
+		summary: "back up the server, and prove that the backups can be restored",
+		load: () => import("./commands/backup.ts"),
+	},
+	config: {
+		summary: "check and show the configuration",
+		load: () => import("./commands/config.ts"),
+	},
+	host: {
+		summary: "trust a host's key",
+		load: () => import("./commands/host.ts"),
+	},
+}
+
+const signals = {
+	SIGHUP: exitCodes.hungUp,
+	SIGINT: exitCodes.interrupted,
+	SIGTERM: exitCodes.terminated,
+} as const
+
+await main(process.argv.slice(2))
+
+async function main(argv: readonly string[]): Promise<void> {
+	const controller = new AbortController()
+	let stoppedBy: ExitCode | undefined
+	for (const [name, exitCode] of Object.entries(signals)) {
+		process.on(name, () => {
+			// The second signal of an impatient operator doesn't wait for cleaning up.
+			if (stoppedBy !== undefined) process.exit(stoppedBy)
+			stoppedBy = exitCode
+			controller.abort(new OperatorError(`stopped by ${name}`, { exitCode }))
+		})
+	}
+	// A closed pipe (`comfyume … | head`) ends what we say, not what we do.
+	for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {})
+
+	const packageRoot = fileURLToPath(new URL("..", import.meta.url))
+	let finished: ExitCode = exitCodes.done
+	const surroundings: Surroundings = {
+		variables: process.env,
+		workingDirectory: process.cwd(),
+		terminal: {
+			out: (text) => void process.stdout.write(text),
+			talk: (text) => void process.stderr.write(text),
+			interactive: process.stderr.isTTY === true && process.env.TERM !== "dumb",
+			columns: process.stderr.columns || 80,
+			color: process.stderr.isTTY === true && !process.env.NO_COLOR && process.env.TERM !== "dumb",
+		},
+		stdin: process.stdin,
+		now: () => new Date(),
+		randomId: () => randomBytes(4).toString("hex"),
+		signal: controller.signal,
+		packageRoot,
+		version: versionOf(packageRoot),
+	}
+
+	try {
+		const program = await build(argv, {
+			surroundings,
+			finish: (exitCode) => {
+				finished = exitCode
+			},
+		})
+		await program.parseAsync(argv, { from: "user" })
+	} catch (error) {
+		finished = report(error, surroundings)
+	}
+	process.exitCode = stoppedBy ?? finished
+	// What a remote machine or a hung mount keeps open must not keep a finished command alive.
+	process.stdin.unref?.()
+}
+
+async function build(argv: readonly string[], run: CommandRun): Promise<Command> {
+	const program = new Command("comfyume")
+		.description("Backs up, restores, verifies and deploys ComfyUI workshop servers, and proves that it did.")
+		.version(run.surroundings.version)
+		.exitOverride()
+		.configureOutput({
+			writeOut: run.surroundings.terminal.out,
+			// Commander's own error line is printed by `report`, with its hint and its exit code.
+			writeErr: () => {},
+		})
+		.showSuggestionAfterError()
+	const wanted = argv.find((word) => !word.startsWith("-"))
+	for (const [name, { summary, load }] of Object.entries(commands)) {
+		if (name === wanted) program.addCommand(inheriting(program, (await load()).create(run)))
+		else program.command(name).summary(summary).description(summary)
+	}
+	return program
+}
+
+// `addCommand` doesn't hand on what was set on the parent.
+function inheriting(parent: Command, child: Command): Command {
+	child.copyInheritedSettings(parent)
+	for (const grandchild of child.commands) inheriting(child, grandchild as Command)
+	return child
+}
+
+function report(error: unknown, { terminal }: Surroundings): ExitCode {
+	if (error instanceof CommanderError) {
+		if (error.exitCode === 0) return exitCodes.done
+		const message = error.message.replace(/^error: /, "")
+		// With no command at all Commander "fails" with its help text as the message.
+		if (error.code === "commander.help") return exitCodes.usage
+		terminal.talk(`comfyume: ${message}\n  next: comfyume --help\n`)
+		return exitCodes.usage
+	}
+	if (error instanceof OperatorError) {
+		terminal.talk(`comfyume: ${error.message}\n${error.hint === undefined ? "" : `  next: ${error.hint}\n`}`)
+		return error.exitCode
+	}
+	terminal.talk(
+		`comfyume: a bug: ${messageOf(error)}\n${error instanceof Error ? `${error.stack ?? ""}\n` : ""}` +
+			"  next: report it with the lines above\n",
+	)
+	return exitCodes.bug
+}
+
+function versionOf(packageRoot: string): string {
+	const parsed: unknown = JSON.parse(readFileSync(`${packageRoot}package.json`, "utf8"))
+	return typeof parsed === "object" && parsed !== null && "version" in parsed
+		? String(parsed.version)
+		: "unknown"
+}
