@@ -1,0 +1,210 @@
+// What lies below some paths of a host, down to the digest of every file: the form in which a live server, an
+// archive and an unpacked copy are compared with each other.
+import { createHash } from "node:crypto"
+import { createReadStream } from "node:fs"
+import { lstat, readdir, readFile, readlink } from "node:fs/promises"
+import { basename, dirname, join } from "node:path"
+import { codeOf, systemError } from "../errors.ts"
+import type { LocalHost } from "../host/local.ts"
+import { isWithin } from "./path-pattern.ts"
+
+/** One file, directory or symbolic link. */
+export type TreeEntry = {
+	/** Relative to `/` of the host, without a leading or trailing slash: `etc/ssh/ssh_host_rsa_key`. */
+	path: string
+	type: "file" | "directory" | "symlink"
+	/** Permission bits including setuid, setgid and sticky. 0o777 for a symbolic link. */
+	mode: number
+	/** By name; the number as text where the host has no name for it. */
+	owner: string
+	group: string
+	sizeBytes: number
+	/** sha256 of a file's content, in hex. */
+	digest?: string
+	/** What a symbolic link points to. */
+	target?: string
+}
+
+export type Tree = {
+	/** In byte order of their paths. */
+	entries: readonly TreeEntry[]
+	/** Sum of the files' sizes. */
+	sizeBytes: number
+	/** What was left out although it lies below the paths, and why: sockets, devices, names that aren't UTF-8. */
+	leftOut: readonly { path: string; because: string }[]
+}
+
+export type TreeRequest = {
+	/** Absolute paths on the host; the last part may hold `*`. */
+	paths: readonly string[]
+	/** Path patterns (path-pattern.ts). What matches, and what lies below it, isn't part of the tree. */
+	exclude: readonly string[]
+}
+
+/**
+ * Reads a tree from a host's disk. Paths that don't exist are simply not in it.
+ * @param at where on the host the paths begin: `/`, or a staging directory that holds a copy of them
+ * @throws {OperatorError} when something can't be read
+ */
+export async function readTree(
+	host: LocalHost,
+	{ paths, exclude }: TreeRequest,
+	at = "/",
+	signal?: AbortSignal,
+): Promise<Tree> {
+	const names = await readNames(host)
+	const entries: TreeEntry[] = []
+	const leftOut: { path: string; because: string }[] = []
+
+	const visit = async (path: string): Promise<void> => {
+		signal?.throwIfAborted()
+		if (exclude.some((pattern) => isWithin(path, pattern))) return
+		const disk = host.path(join(at, path))
+		const facts = await orNothing(lstat(disk))
+		if (facts === undefined) return
+		if (path.includes("\uFFFD")) {
+			leftOut.push({ path, because: "its name is not UTF-8" })
+			return
+		}
+		const common = {
+			path: path.slice(1),
+			mode: facts.mode & 0o7777,
+			owner: names.user(facts.uid),
+			group: names.group(facts.gid),
+			sizeBytes: 0,
+		}
+		if (facts.isSymbolicLink()) {
+			entries.push({ ...common, type: "symlink", mode: 0o777, target: await readlink(disk) })
+		} else if (facts.isDirectory()) {
+			entries.push({ ...common, type: "directory" })
+			for (const name of await readdir(disk)) await visit(join(path, name))
+		} else if (facts.isFile()) {
+			const { digest, sizeBytes } = await digestFile(disk)
+			entries.push({ ...common, type: "file", sizeBytes, digest })
+		} else {
+			leftOut.push({ path, because: "it is a socket, a pipe or a device" })
+		}
+	}
+
+	try {
+		for (const path of paths) for (const root of await expand(host, join(at, path), path)) await visit(root)
+	} catch (error) {
+		throw systemError(error, `reading what lies below ${paths.join(", ")}`)
+	}
+	return treeOf(entries, leftOut)
+}
+
+/** Puts entries in order and adds them up. */
+export function treeOf(entries: readonly TreeEntry[], leftOut: Tree["leftOut"] = []): Tree {
+	const sorted = [...entries].sort((a, b) => Buffer.compare(Buffer.from(a.path), Buffer.from(b.path)))
+	return {
+		entries: sorted,
+		sizeBytes: sorted.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
+		leftOut,
+	}
+}
+
+/**
+ * One digest for a whole tree: the sha256 over a line per entry. Times are left out: they change without a change of
+ * what the files are. With `ownership: false` (a directory that stands in for a server) owners are left out too.
+ */
+export function treeDigest({ entries }: Tree, { ownership }: { ownership: boolean }): string {
+	const hash = createHash("sha256")
+	for (const { path, type, mode, owner, group, sizeBytes, digest, target } of entries) {
+		const fields = [
+			path,
+			type,
+			mode.toString(8),
+			...(ownership ? [owner, group] : []),
+			sizeBytes,
+			digest ?? "",
+			target ?? "",
+		]
+		hash.update(`${JSON.stringify(fields)}\n`)
+	}
+	return hash.digest("hex")
+}
+
+/** How two trees differ, each difference as a short sentence that names the path. At most `limit` of them. */
+export function differences(
+	expected: Tree,
+	found: Tree,
+	{ ownership, limit }: { ownership: boolean; limit: number },
+): string[] {
+	const said: string[] = []
+	const foundByPath = new Map(found.entries.map((entry) => [entry.path, entry]))
+	for (const entry of expected.entries) {
+		const other = foundByPath.get(entry.path)
+		foundByPath.delete(entry.path)
+		const difference = other === undefined ? "is missing" : entryDifference(entry, other, ownership)
+		if (difference !== undefined) said.push(`/${entry.path} ${difference}`)
+	}
+	for (const path of foundByPath.keys()) said.push(`/${path} is not in the snapshot`)
+	return said.length > limit ? [...said.slice(0, limit), `and ${said.length - limit} more`] : said
+}
+
+function entryDifference(expected: TreeEntry, found: TreeEntry, ownership: boolean): string | undefined {
+	if (expected.type !== found.type) return `is a ${found.type}, not a ${expected.type}`
+	if (expected.digest !== found.digest) return "has other content"
+	if (expected.target !== found.target) return `points to ${found.target}, not ${expected.target}`
+	if (expected.mode !== found.mode)
+		return `has mode ${found.mode.toString(8)}, not ${expected.mode.toString(8)}`
+	if (ownership && (expected.owner !== found.owner || expected.group !== found.group))
+		return `belongs to ${found.owner}:${found.group}, not ${expected.owner}:${expected.group}`
+	return undefined
+}
+
+/** sha256 of a file on this machine, in hex, with the number of bytes that were hashed. */
+export async function digestFile(
+	diskPath: string,
+	signal?: AbortSignal,
+): Promise<{ digest: string; sizeBytes: number }> {
+	const hash = createHash("sha256")
+	let sizeBytes = 0
+	const stream = createReadStream(diskPath, {
+		highWaterMark: 1024 * 1024,
+		...(signal === undefined ? {} : { signal }),
+	})
+	for await (const chunk of stream) {
+		hash.update(chunk as Buffer)
+		sizeBytes += (chunk as Buffer).length
+	}
+	return { digest: hash.digest("hex"), sizeBytes }
+}
+
+/** The paths a request means: itself, or with a glob in its last part what matches in that directory. */
+async function expand(host: LocalHost, diskPath: string, path: string): Promise<string[]> {
+	if (!basename(path).includes("*")) return [path]
+	const names = (await orNothing(readdir(host.path(dirname(diskPath))))) ?? []
+	return names.map((name) => join(dirname(path), name)).filter((candidate) => isWithin(candidate, path))
+}
+
+async function orNothing<T>(work: Promise<T>): Promise<T | undefined> {
+	try {
+		return await work
+	} catch (error) {
+		if (codeOf(error) === "ENOENT" || codeOf(error) === "ENOTDIR") return undefined
+		throw error
+	}
+}
+
+type Names = { user(uid: number): string; group(gid: number): string }
+
+// The files and not getent: a host being restored has local users only, and one read serves ten thousand files.
+async function readNames(host: LocalHost): Promise<Names> {
+	const [users, groups] = await Promise.all(
+		["/etc/passwd", "/etc/group"].map(async (file) => {
+			const text = (await orNothing(readFile(host.standIn ? file : host.path(file), "utf8"))) ?? ""
+			return new Map(
+				text
+					.split("\n")
+					.map((line) => line.split(":"))
+					.map(([name, , id]) => [Number(id), name ?? ""]),
+			)
+		}),
+	)
+	return {
+		user: (uid) => users?.get(uid) ?? String(uid),
+		group: (gid) => groups?.get(gid) ?? String(gid),
+	}
+}
