@@ -1,0 +1,148 @@
+// The catalogue of artifacts: what is backed up and restored, from manifests/artifacts.yaml.
+import { readFile } from "node:fs/promises"
+import { join } from "node:path"
+import { parse } from "yaml"
+import { z } from "zod"
+import { exitCodes, OperatorError, systemError } from "../errors.ts"
+
+const nameSchema = z.string().regex(/^[a-z][a-z0-9-]{1,40}$/, "lower-case letters, digits and dashes")
+
+const absolutePath = z.string().regex(/^(\/|\{)/, "an absolute path")
+
+const sizeSchema = z.string().transform((text, context) => {
+	const match = /^(\d+) (B|KiB|MiB|GiB|TiB)$/.exec(text)
+	const [, number, unit] = match ?? []
+	if (number === undefined || unit === undefined) {
+		context.addIssue({ code: "custom", message: "a size, as in `64 MiB`" })
+		return z.NEVER
+	}
+	return Number(number) * 1024 ** ["B", "KiB", "MiB", "GiB", "TiB"].indexOf(unit)
+})
+
+const modeSchema = z
+	.string()
+	.regex(/^0[0-7]{3}$/, "a mode of three octal digits behind a 0")
+	.transform((text) => Number.parseInt(text, 8))
+
+const bucketSchema = z.enum(["cache", "models", "images", "userFiles"])
+
+const archiveSchema = z.strictObject({
+	name: nameSchema,
+	holds: z.string(),
+	kind: z.literal("archive"),
+	roles: z.array(z.enum(["app", "worker"])).min(1),
+	/** Taken and brought back only when `--only` names it. */
+	byRequest: z.boolean().default(false),
+	bucket: bucketSchema,
+	paths: z.array(absolutePath).min(1),
+	exclude: z.array(absolutePath).default([]),
+	/** `tree`: afterwards there is what the snapshot holds and nothing else. `files`: what else lies there stays. */
+	replace: z.enum(["tree", "files"]),
+	modes: z.array(z.strictObject({ path: absolutePath, mode: modeSchema, owner: z.string() })),
+	floor: z.strictObject({
+		minimumBytes: z.number().int().positive(),
+		members: z.array(z.strictObject({ path: absolutePath, minimumBytes: z.number().int().positive() })),
+	}),
+	mostBytes: sizeSchema,
+	/** A command that must succeed with the restored files in place; otherwise the old ones return. */
+	validate: z.array(z.string()).min(1).optional(),
+	/** What makes a running service take the restored files. */
+	reload: z.strictObject({ unit: z.string(), command: z.array(z.string()).min(1) }).optional(),
+	/** Keys of the scripts that came before, `{date}` standing for YYYY-MM-DD. They have no sidecar. */
+	olderNames: z.array(z.string()).default([]),
+})
+
+const gitSchema = z.strictObject({
+	name: nameSchema,
+	holds: z.string(),
+	kind: z.literal("git"),
+	roles: z.array(z.enum(["app", "worker"])).min(1),
+	byRequest: z.boolean().default(false),
+	bucket: bucketSchema,
+	/** Which of the environment's checkouts this is. */
+	checkout: z.enum(["project", "scripts"]),
+})
+
+const catalogueSchema = z
+	.strictObject({
+		version: z.literal(1),
+		artifacts: z.array(z.discriminatedUnion("kind", [archiveSchema, gitSchema])),
+	})
+	.superRefine(({ artifacts }, context) => {
+		const names = new Set<string>()
+		for (const { name } of artifacts) {
+			if (names.has(name)) context.addIssue({ code: "custom", message: `two artifacts are called ${name}` })
+			names.add(name)
+		}
+	})
+
+export type ArchiveArtifact = z.output<typeof archiveSchema>
+export type GitArtifact = z.output<typeof gitSchema>
+export type Artifact = ArchiveArtifact | GitArtifact
+
+/** What the placeholders of the catalogue stand for in one environment. Absolute paths. */
+export type Places = { user: string; project?: string; scripts?: string }
+
+/**
+ * The artifacts of a role in one environment, in the order of a restore, placeholders filled in. An artifact whose
+ * placeholder the environment doesn't configure (no scripts repository, say) isn't among them.
+ * @param packageRoot the directory that holds `manifests/`
+ * @throws {OperatorError} (2) when the manifest is damaged
+ */
+export async function readCatalogue(
+	packageRoot: string,
+	role: "app" | "worker",
+	places: Places,
+): Promise<Artifact[]> {
+	const file = join(packageRoot, "manifests/artifacts.yaml")
+	const text = await readFile(file, "utf8").catch((error) => {
+		throw systemError(error, `reading ${file}`)
+	})
+	const parsed = catalogueSchema.safeParse(parse(text))
+	if (!parsed.success)
+		throw new OperatorError(`${file}: ${z.prettifyError(parsed.error)}`, { exitCode: exitCodes.usage })
+	return parsed.data.artifacts
+		.filter(({ roles }) => roles.includes(role))
+		.map((artifact) => fill(artifact, places))
+		.filter((artifact) => artifact !== undefined)
+}
+
+/**
+ * Picks what a run is about: all but what is taken only by request; with `only`, exactly those.
+ * @throws {OperatorError} (2) for a name that isn't in the catalogue
+ */
+export function selectArtifacts(
+	artifacts: readonly Artifact[],
+	{ only, skip }: { only: readonly string[]; skip: readonly string[] },
+): Artifact[] {
+	const names = artifacts.map(({ name }) => name)
+	for (const name of [...only, ...skip]) {
+		if (!names.includes(name))
+			throw new OperatorError(`there is no artifact ${name} on this host`, {
+				exitCode: exitCodes.usage,
+				hint: `choose from: ${names.join(", ")}`,
+			})
+	}
+	return artifacts.filter(
+		({ name, byRequest }) => !skip.includes(name) && (only.length === 0 ? !byRequest : only.includes(name)),
+	)
+}
+
+function fill(artifact: Artifact, places: Places): Artifact | undefined {
+	if (artifact.kind === "git") return places[artifact.checkout] === undefined ? undefined : artifact
+	const values: Readonly<Record<string, string | undefined>> = places
+	const placed = (text: string) => text.replaceAll(/\{(\w+)\}/g, (whole, key: string) => values[key] ?? whole)
+	const filled = artifact.paths.map(placed)
+	if (filled.some((path) => path.includes("{"))) return undefined
+	return {
+		...artifact,
+		paths: filled,
+		// An exclude whose checkout isn't configured excludes nothing.
+		exclude: artifact.exclude.map(placed).filter((path) => !path.includes("{")),
+		modes: artifact.modes.map((rule) => ({ ...rule, path: placed(rule.path), owner: placed(rule.owner) })),
+		floor: {
+			...artifact.floor,
+			members: artifact.floor.members.map((member) => ({ ...member, path: placed(member.path) })),
+		},
+	}
+}

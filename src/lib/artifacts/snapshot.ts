@@ -1,0 +1,127 @@
+// Snapshots: one dated backup of one artifact. Its name carries when it was taken and what it is, its sidecar what
+// must be true of it. The sidecar is written last: a snapshot without one doesn't count.
+import { z } from "zod"
+import { OperatorError } from "../errors.ts"
+
+const digestSchema = z.string().regex(/^[0-9a-f]{64}$/)
+
+const commonFields = {
+	version: z.literal(1),
+	/** The comfyume that wrote it. */
+	comfyume: z.string(),
+	environment: z.string(),
+	host: z.string(),
+	artifact: z.string(),
+	takenAt: z.iso.datetime(),
+}
+
+const archiveSidecarSchema = z.strictObject({
+	...commonFields,
+	kind: z.literal("archive"),
+	/** Of the archive file: what `sha256sum` and `stat` say of it. */
+	digest: digestSchema,
+	sizeBytes: z.number().int().positive(),
+	/** What unpacking gives. */
+	members: z.number().int().positive(),
+	unpackedBytes: z.number().int().nonnegative(),
+	/** Digest over every member's path, type, mode, owner, size and content, as they stand after a restore. */
+	treeDigest: digestSchema,
+	/** False for a backup of a directory that stood in for a server: owners mean nothing there. */
+	ownership: z.boolean(),
+	/** Files that changed while they were read, in spite of several attempts. */
+	changedWhileRead: z.array(z.string()),
+	/** Set when it was much smaller than the one before: somebody should have looked. */
+	shrunkFromBytes: z.number().int().positive().optional(),
+})
+
+const commitSidecarSchema = z.strictObject({
+	...commonFields,
+	kind: z.literal("commit"),
+	commit: z.string().regex(/^[0-9a-f]{40}$/),
+	branch: z.string(),
+	remote: z.string(),
+})
+
+const sidecarSchema = z.discriminatedUnion("kind", [archiveSidecarSchema, commitSidecarSchema])
+
+export type ArchiveSidecar = z.infer<typeof archiveSidecarSchema>
+export type CommitSidecar = z.infer<typeof commitSidecarSchema>
+export type Sidecar = z.infer<typeof sidecarSchema>
+
+export type SnapshotName = {
+	/** `20261121T061236Z-0123456789ab`: unique, and sorts by time. */
+	id: string
+	takenAt: Date
+	/** First 12 digits of the archive's digest, or of the commit. */
+	shortDigest: string
+}
+
+const idPattern = /^(\d{4})(\d{2})(\d{2})T(\d{2})(\d{2})(\d{2})Z-([0-9a-f]{12})$/
+
+/** The name of a snapshot that is taken now. */
+export function snapshotName(takenAt: Date, digest: string): SnapshotName {
+	const shortDigest = digest.slice(0, 12)
+	return { id: `${stamp(takenAt)}-${shortDigest}`, takenAt, shortDigest }
+}
+
+/** `20261121T061236Z` */
+export function stamp(at: Date): string {
+	return at.toISOString().replace(/\.\d+/, "").replaceAll(/[-:]/g, "")
+}
+
+/** Reads an id; undefined for anything else, impossible dates included: what can't be dated must not look newest. */
+export function parseSnapshotId(id: string): SnapshotName | undefined {
+	const match = idPattern.exec(id)
+	if (match === null) return undefined
+	const [, year, month, day, hour, minute, second, shortDigest = ""] = match
+	const takenAt = new Date(`${year}-${month}-${day}T${hour}:${minute}:${second}.000Z`)
+	if (Number.isNaN(takenAt.getTime()) || !id.startsWith(stamp(takenAt))) return undefined
+	return { id, takenAt, shortDigest }
+}
+
+/** Where the snapshots of an artifact lie in every store. Ends with a slash. */
+export const snapshotPrefix = (environment: string, artifact: string) => `${environment}/${artifact}/`
+
+export const archiveKey = (environment: string, artifact: string, id: string) =>
+	`${snapshotPrefix(environment, artifact)}${id}.tar.zst`
+
+export const sidecarKey = (environment: string, artifact: string, id: string, kind: Sidecar["kind"]) =>
+	`${snapshotPrefix(environment, artifact)}${id}${kind === "archive" ? ".tar.zst.json" : ".commit.json"}`
+
+/** The sidecar as it is stored. */
+export const renderSidecar = (sidecar: Sidecar) => `${JSON.stringify(sidecar, null, "\t")}\n`
+
+/**
+ * Reads a sidecar and holds it against the name it lies under: time and digest stand in both.
+ * @throws {OperatorError} when it is damaged, or belongs to something else
+ */
+export function parseSidecar(text: string, name: SnapshotName): Sidecar {
+	const sidecar = parseJson(text)
+	const digest = sidecar.kind === "archive" ? sidecar.digest : sidecar.commit
+	if (!digest.startsWith(name.shortDigest) || stamp(new Date(sidecar.takenAt)) !== stamp(name.takenAt))
+		throw new OperatorError(`its sidecar is that of another snapshot than ${name.id}`)
+	return sidecar
+}
+
+function parseJson(text: string): Sidecar {
+	let parsed: unknown
+	try {
+		parsed = JSON.parse(text)
+	} catch (error) {
+		throw new OperatorError("its sidecar is not JSON", { cause: error })
+	}
+	const result = sidecarSchema.safeParse(parsed)
+	if (result.success) return result.data
+	const [issue] = result.error.issues
+	throw new OperatorError(`its sidecar is damaged: ${issue?.path.join(".") ?? ""} ${issue?.message ?? ""}`)
+}
+
+/** Reads the date of an older backup's name by its pattern (`ufw-{date}.tar.gz`); undefined when it doesn't fit. */
+export function parseOlderName(key: string, pattern: string): Date | undefined {
+	const [before = "", after = ""] = pattern.split("{date}")
+	if (!key.startsWith(before) || !key.endsWith(after)) return undefined
+	const text = key.slice(before.length, key.length - after.length)
+	const date = new Date(`${text}T00:00:00.000Z`)
+	if (!/^\d{4}-\d{2}-\d{2}$/.test(text) || Number.isNaN(date.getTime())) return undefined
+	return date.toISOString().startsWith(text) ? date : undefined
+}

@@ -1,0 +1,137 @@
+// One place that holds snapshots, and what can be said of a copy there before and after its bytes were looked at.
+import { createHash } from "node:crypto"
+import { open } from "node:fs/promises"
+import { OperatorError, systemError } from "../errors.ts"
+import type { HealableStore, ObjectHead, ObjectStore } from "../storage/object-store.ts"
+import {
+	parseOlderName,
+	parseSidecar,
+	parseSnapshotId,
+	type Sidecar,
+	type SnapshotName,
+	snapshotPrefix,
+} from "./snapshot.ts"
+
+export type SourceName = "local" | "share" | "r2"
+
+export type Source = {
+	name: SourceName
+	store: ObjectStore | HealableStore
+	/**
+	 * Why the source can't be used in this run: asked once, before anything is done with it. Undefined when it can.
+	 * A source that can't be reached is passed over and said; the next one answers.
+	 */
+	trouble?: OperatorError
+}
+
+/** A snapshot as one source lists it. */
+export type Copy = {
+	source: Source
+	name: SnapshotName
+	archive?: ObjectHead
+	sidecar?: ObjectHead
+	/** Set for the backups of the scripts that came before: no sidecar, and a date without a time. */
+	olderKey?: string
+}
+
+const largestSidecarBytes = 1024 * 1024
+
+/** Opens the sources of a run: those that fail their probe carry the reason, and are not asked again. */
+export async function probeSources(sources: readonly Omit<Source, "trouble">[]): Promise<Source[]> {
+	return Promise.all(
+		sources.map(async (source) => {
+			try {
+				await source.store.probe()
+				return { ...source }
+			} catch (error) {
+				return { ...source, trouble: systemError(error, `opening ${source.name}`) }
+			}
+		}),
+	)
+}
+
+/** All copies of an artifact's snapshots in one source, unordered. Names that aren't ours are passed over. */
+export async function listCopies(source: Source, environment: string, artifact: string): Promise<Copy[]> {
+	const prefix = snapshotPrefix(environment, artifact)
+	const byId = new Map<string, Copy>()
+	for await (const head of source.store.list(prefix)) {
+		const file = head.key.slice(prefix.length)
+		const [, id = "", kind] = /^([^./]+)(\.tar\.zst|\.tar\.zst\.json|\.commit\.json)$/.exec(file) ?? []
+		const name = parseSnapshotId(id)
+		if (name === undefined) continue
+		const copy = byId.get(id) ?? { source, name }
+		byId.set(id, { ...copy, ...(kind === ".tar.zst" ? { archive: head } : { sidecar: head }) })
+	}
+	return [...byId.values()]
+}
+
+/** The older backups of an artifact in one source. Their names hold a date only, and they have no sidecar. */
+export async function listOlderCopies(source: Source, patterns: readonly string[]): Promise<Copy[]> {
+	const copies: Copy[] = []
+	for (const pattern of patterns) {
+		const directory = pattern.includes("/") ? pattern.slice(0, pattern.lastIndexOf("/") + 1) : ""
+		for await (const head of source.store.list(directory)) {
+			const takenAt = parseOlderName(head.key, pattern)
+			if (takenAt === undefined) continue
+			const name = { id: head.key, takenAt, shortDigest: "" }
+			copies.push({ source, name, archive: head, olderKey: head.key })
+		}
+	}
+	return copies
+}
+
+/**
+ * The sidecar of a copy, read from the copy's own source.
+ * @throws {OperatorError} when there is none or it is damaged
+ */
+export async function readSidecar(copy: Copy): Promise<Sidecar> {
+	const head = copy.sidecar
+	if (head === undefined) throw new OperatorError("it has no sidecar: it was never finished")
+	if (head.sizeBytes > largestSidecarBytes)
+		throw new OperatorError(`its sidecar has ${head.sizeBytes} bytes, which no sidecar has`)
+	const chunks: Buffer[] = []
+	for await (const chunk of await copy.source.store.get(head.key, { ifMatch: head.etag }))
+		chunks.push(chunk as Buffer)
+	return parseSidecar(Buffer.concat(chunks).toString("utf8"), copy.name)
+}
+
+/**
+ * Brings a copy's archive to a file of this machine, hashing it on the way.
+ * @param partialFile path on this machine; must not exist; is left for the caller to keep or remove
+ * @returns digest in hex and size in bytes of what arrived and is synced to the disk
+ */
+export async function fetchArchive(
+	copy: Copy,
+	partialFile: string,
+	options: { signal: AbortSignal; onProgress: (doneBytes: number) => void },
+): Promise<{ digest: string; sizeBytes: number }> {
+	const head = copy.archive
+	if (head === undefined) throw new OperatorError("its sidecar is there, and its archive is not")
+	const hash = createHash("sha256")
+	let sizeBytes = 0
+	const stream = await copy.source.store.get(head.key, { ifMatch: head.etag, signal: options.signal })
+	const file = await open(partialFile, "wx", 0o600).catch((error) => {
+		stream.destroy()
+		throw systemError(error, `writing ${partialFile}`)
+	})
+	try {
+		for await (const chunk of stream) {
+			hash.update(chunk as Buffer)
+			// One write may take less than all it is given; appending through the handle's own position takes all.
+			await file.appendFile(chunk as Buffer)
+			sizeBytes += (chunk as Buffer).length
+			options.onProgress(sizeBytes)
+		}
+		await file.sync()
+	} catch (error) {
+		throw systemError(error, `fetching ${head.key} from ${copy.source.name}`)
+	} finally {
+		await file.close()
+	}
+	return { digest: hash.digest("hex"), sizeBytes }
+}
+
+/** True for a store that can set a bad object aside: local and the share. An object store is append-only. */
+export function canHeal(store: ObjectStore | HealableStore): store is HealableStore {
+	return "setAside" in store
+}
