@@ -1,0 +1,234 @@
+// What stands in comfyume.yaml: its schema, and the types everything else works with.
+import { z } from "zod"
+import type { MountCommand } from "../formats/mount-command.ts"
+import type { Jurisdiction } from "../formats/r2-endpoint.ts"
+
+/** Tiers that every installation has. Others (a sandbox) may be added. */
+export const knownTiers = ["production", "staging", "testing"] as const
+
+// A message of the schema carries its fix behind this mark; `problems.ts` takes them apart.
+export const fixMark = " → "
+
+const text = (pattern: RegExp, says: string, fix: string) =>
+	z.string().regex(pattern, `${says}${fixMark}${fix}`)
+
+const hostName = text(
+	/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/,
+	"is not a host's name",
+	"use small letters, digits and -, as in app-1",
+)
+const domain = text(
+	/^(?=.{1,253}$)([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z0-9-]*[a-z][a-z0-9-]*$/,
+	"is not a domain name",
+	"write it without https:// and path, in small letters, as in workshop.example.test",
+)
+const address = text(
+	/^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[0-9a-fA-F]*:[0-9a-fA-F:.]+)$/,
+	"is neither an address nor a host name",
+	"write only the address, as in 203.0.113.10; the port goes under `port:` and the user under `user:`",
+)
+const absolutePath = text(
+	/^\/(?!.*(^|\/)\.\.?(\/|$))[^\0\n]*$/,
+	"is not an absolute path without . and ..",
+	"begin it with /",
+)
+const relativePath = text(
+	/^(?!\/)(?!.*(^|\/)\.\.?(\/|$))[^\0\n]+$/,
+	"is not a path below the mount point",
+	"write it without a leading / and without .., as in cache/backups",
+)
+const anyPath = text(/^[^\0\n]+$/, "is not a path", "write an absolute path, or one relative to this file")
+const userName = text(/^[a-z_][a-z0-9_-]{0,31}$/, "is not a user's name", "as in dev")
+const fingerprint = text(
+	/^SHA256:[A-Za-z0-9+/]{43}$/,
+	"is not a host key's fingerprint",
+	"write it as `ssh-keygen -lf` prints it: SHA256: and 43 characters",
+)
+const tailscaleAddress = text(
+	/^100\.(6[4-9]|[7-9]\d|1[01]\d|12[0-7])(\.(\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5])){2}$/,
+	"is not a Tailscale address",
+	"write the IPv4 address that `tailscale ip -4` prints, from 100.64.0.0 to 100.127.255.255",
+)
+const branch = text(
+	/^(?![-/.])(?!.*(\.\.|\/\/|@\{|\.lock$|[/.]$))[\w./+#@=-]+$/,
+	"is not a branch's name",
+	"as in main",
+)
+const commit = text(
+	/^[0-9a-f]{40}$/,
+	"is not a full commit id",
+	"write all 40 digits, as `git rev-parse HEAD` prints them",
+)
+const bucketName = text(
+	/^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/,
+	"is not a bucket's name",
+	"3 to 63 small letters, digits and -, without a slash",
+)
+
+const hostSchema = z.strictObject({
+	name: hostName.describe("What reports, locks and records call this host."),
+	role: z.enum(["app", "worker"]).describe("app: the app server; worker: a GPU worker."),
+	connection: z
+		.enum(["ssh", "directory"])
+		.default("ssh")
+		.describe("directory: a directory stands in for the machine (demo and tests; needs allowStandIns)."),
+	address: address.optional().describe("Where SSH reaches it."),
+	directory: anyPath.optional().describe("With connection: directory; relative to this file."),
+	port: z.int().min(1).max(65_535).default(22),
+	user: userName.default("root").describe("Who comfyume logs in as; root, or a user with sudo -n."),
+	keyFiles: z.array(anyPath).default([]).describe("Private keys to try besides the agent's."),
+	hostKeys: z
+		.array(fingerprint)
+		.default([])
+		.describe("Fingerprints of the identity that comes back with a restore."),
+	tailscaleAddress: tailscaleAddress
+		.optional()
+		.describe("The address that `tailscale ip -4` must print on this host."),
+})
+
+const shareSchema = z.strictObject({
+	mount: z
+		.string()
+		.min(1, `is empty${fixMark}copy it from the console`)
+		.optional()
+		.describe("The mount command as the console prints it."),
+	filesystem: z
+		.enum(["nfs4", "bind", "directory"])
+		.default("nfs4")
+		.describe("bind and directory are stand-ins (need allowStandIns)."),
+	directory: anyPath.optional().describe("With filesystem: directory; relative to this file."),
+	backups: relativePath.default("cache/backups").describe("Below the mount point."),
+})
+
+const bucketSchema = z.strictObject({
+	bucket: bucketName,
+	endpoint: z.string().min(1).describe("https://<account id>.eu.r2.cloudflarestorage.com"),
+	jurisdiction: z
+		.enum(["eu", "default"])
+		.default("eu")
+		.describe("default: the bucket was made without a jurisdiction, its endpoint has no .eu."),
+})
+
+const objectStoreSchema = z.strictObject({
+	provider: z.enum(["r2", "s3"]),
+	region: z
+		.string()
+		.regex(/^[a-z0-9-]+$/)
+		.default("auto"),
+	buckets: z.strictObject({
+		cache: bucketSchema,
+		models: bucketSchema.optional(),
+		images: bucketSchema.optional(),
+		userFiles: bucketSchema.optional(),
+	}),
+})
+
+const repositorySchema = z.strictObject({
+	remote: z.string().min(1).describe("Without a token; GH_TOKEN goes through git's credential helper."),
+	branch: branch.describe("The branch that this environment may run."),
+	path: absolutePath.describe("Where it is checked out on the host."),
+	commit: commit.optional().describe("Pins the checkout to one commit."),
+})
+
+const environmentSchema = z.strictObject({
+	domain,
+	hosts: z.array(hostSchema).min(1, `has no host${fixMark}add one with name, role and address`),
+	share: shareSchema.optional(),
+	scratch: z
+		.strictObject({
+			device: text(/^\/dev\/[A-Za-z0-9/_.-]+$/, "is not a device", "as in /dev/vdb"),
+			path: absolutePath,
+		})
+		.optional()
+		.describe("Mounted by its device path: cloned disks share their UUIDs."),
+	objectStore: objectStoreSchema.optional(),
+	git: z.strictObject({ project: repositorySchema, scripts: repositorySchema }),
+	user: userName.default("dev").describe("The platform's own user on the host."),
+	directories: z
+		.strictObject({
+			local: absolutePath.default("/root/comfyume-backups").describe("Where restore looks first."),
+		})
+		.prefault({}),
+	allowStandIns: z
+		.boolean()
+		.default(false)
+		.describe("Directories may stand in for machines and shares. Never in production."),
+	allowPlainHttp: z.boolean().default(false).describe("http to other machines. Never in production."),
+	restore: z
+		.strictObject({ refuseOlderThanHours: z.number().positive().default(72) })
+		.prefault({})
+		.describe("A snapshot older than this needs to be asked for with --at."),
+})
+
+export const configurationSchema = z.strictObject({
+	version: z.literal(1).describe("The version of this file's format."),
+	environments: z.record(
+		text(/^[a-z][a-z0-9-]{0,30}$/, "is not an environment's name", "use small letters, digits and -"),
+		environmentSchema,
+	),
+})
+
+/** What the file says, with defaults filled in. */
+export type WrittenConfiguration = z.output<typeof configurationSchema>
+export type WrittenEnvironment = z.output<typeof environmentSchema>
+
+type HostCommon = {
+	name: string
+	role: "app" | "worker"
+	/** `SHA256:…` of the identity that comes back with a restore. */
+	hostKeys: readonly string[]
+	tailscaleAddress?: string
+}
+
+export type HostConfiguration =
+	| (HostCommon & {
+			connection: "ssh"
+			address: string
+			port: number
+			user: string
+			/** `~` is expanded where the home directory is known. */
+			keyFiles: readonly string[]
+	  })
+	/** A directory that stands in for the machine; an absolute path on this one. */
+	| (HostCommon & { connection: "directory"; directory: string })
+
+export type ShareConfiguration = {
+	/** Where the share's files are seen: the mount command's target, or the directory that stands in for it. */
+	mountPoint: string
+	/** Relative to the mount point. */
+	backups: string
+} & ({ filesystem: "nfs4" | "bind"; mount: MountCommand } | { filesystem: "directory"; directory: string })
+
+export type BucketConfiguration = { bucket: string; endpoint: string; jurisdiction: Jurisdiction }
+
+export const bucketNames = ["cache", "models", "images", "userFiles"] as const
+export type BucketName = (typeof bucketNames)[number]
+
+export type ObjectStoreConfiguration = {
+	provider: "r2" | "s3"
+	region: string
+	buckets: { cache: BucketConfiguration } & Partial<Record<BucketName, BucketConfiguration>>
+}
+
+export type RepositoryConfiguration = { remote: string; branch: string; path: string; commit?: string }
+
+export type Environment = {
+	name: string
+	domain: string
+	hosts: readonly HostConfiguration[]
+	share?: ShareConfiguration
+	scratch?: { device: string; path: string }
+	objectStore?: ObjectStoreConfiguration
+	git: { project: RepositoryConfiguration; scripts: RepositoryConfiguration }
+	/** The platform's own user on the host. */
+	user: string
+	directories: { local: string }
+	allowStandIns: boolean
+	allowPlainHttp: boolean
+	restore: { refuseOlderThanHours: number }
+}
+
+export type Configuration = {
+	version: 1
+	environments: Readonly<Record<string, Environment>>
+}
