@@ -1,0 +1,291 @@
+// The source chain: local, share, R2. The newest snapshot whose bytes prove right is taken, from the nearest place
+// that holds it; a bad copy is named, passed over, and healed from the good one where the place allows it.
+import { exitCodes, messageOf, OperatorError } from "../errors.ts"
+import type { LocalHost } from "../host/local.ts"
+import type { Report } from "../plan/step.ts"
+import { inspectArchive, testCompression } from "./archive.ts"
+import type { ArchiveArtifact, Artifact } from "./catalogue.ts"
+import { floorProblems, withDemandedModes } from "./floor.ts"
+import {
+	type ArchiveSidecar,
+	archiveKey,
+	renderSidecar,
+	type Sidecar,
+	type SnapshotName,
+	sidecarKey,
+	stamp,
+} from "./snapshot.ts"
+import {
+	type Copy,
+	canHeal,
+	fetchArchive,
+	listCopies,
+	listOlderCopies,
+	readSidecar,
+	type Source,
+} from "./source.ts"
+import { digestFile, type Tree, treeDigest } from "./tree.ts"
+
+/** What is looked for, and for whom. */
+export type Wanted = {
+	environment: string
+	host: string
+	/** Only what was taken at this time or before; the newest of all without it. */
+	at?: Date
+	/** Take the backups of the scripts that came before, which have no sidecar. */
+	allowUnverified: boolean
+}
+
+/** A snapshot with all its copies, nearest first. */
+export type Candidate = { name: SnapshotName; copies: readonly Copy[]; older: boolean }
+
+/**
+ * All snapshots of an artifact, newest first by the date in their names. Nothing is read but listings.
+ * @throws {OperatorError} when not one source can be listed; with the sources' own exit code if they agree
+ */
+export async function findCandidates(
+	sources: readonly Source[],
+	artifact: Artifact,
+	wanted: Wanted,
+): Promise<Candidate[]> {
+	const usable = sources.filter(({ trouble }) => trouble === undefined)
+	if (usable.length === 0) throw noSource(sources)
+	const copies = (
+		await Promise.all(usable.map((source) => listCopies(source, wanted.environment, artifact.name)))
+	).flat()
+	const older =
+		wanted.allowUnverified && artifact.kind === "archive"
+			? (await Promise.all(usable.map((source) => listOlderCopies(source, artifact.olderNames)))).flat()
+			: []
+	const byId = Map.groupBy([...copies, ...older], ({ name }) => name.id)
+	return [...byId.values()]
+		.flatMap((group) => {
+			const [first] = group
+			return first === undefined
+				? []
+				: [{ name: first.name, copies: group, older: first.olderKey !== undefined }]
+		})
+		.filter(({ name }) => wanted.at === undefined || name.takenAt <= wanted.at)
+		.sort((a, b) => b.name.takenAt.getTime() - a.name.takenAt.getTime() || (a.name.id < b.name.id ? 1 : -1))
+}
+
+/**
+ * The newest candidate with a sidecar that can be read and belongs to this host. Bytes of archives aren't looked at.
+ * @throws {OperatorError} (8) when a sidecar says that the snapshot is another environment's
+ */
+export async function newestSidecar(
+	candidates: readonly Candidate[],
+	artifact: Artifact,
+	wanted: Wanted,
+): Promise<{ candidate: Candidate; sidecar: Sidecar } | undefined> {
+	for (const candidate of candidates) {
+		for (const copy of candidate.copies) {
+			if (copy.olderKey !== undefined || copy.sidecar === undefined) continue
+			const sidecar = await readSidecar(copy).catch(() => undefined)
+			if (sidecar === undefined) continue
+			rejectForeign(sidecar, artifact, wanted, copy)
+			if (sidecar.host === wanted.host) return { candidate, sidecar }
+		}
+	}
+	return undefined
+}
+
+/** An archive that lies on this machine and has passed every check there is. */
+export type Verified = {
+	/** Path on the host. */
+	archiveFile: string
+	copy: Copy
+	/** Undefined for an older backup. */
+	sidecar: ArchiveSidecar | undefined
+	/** What unpacking gives, modes as the catalogue demands them. */
+	tree: Tree
+	digest: string
+}
+
+export type Acquiring = {
+	host: LocalHost
+	sources: readonly Source[]
+	artifact: ArchiveArtifact
+	wanted: Wanted
+	candidates: readonly Candidate[]
+	/** A directory on the host for what is fetched. */
+	workDirectory: string
+	now: () => Date
+	signal: AbortSignal
+	report: Report
+}
+
+/**
+ * Fetches the newest snapshot that proves right, trying each copy nearest first, then older snapshots. Bad copies nearer
+ * by are healed from the good one.
+ * @throws {OperatorError} (3) when nothing proves right: every copy that was tried is named with what is wrong with it
+ */
+export async function acquire(work: Acquiring): Promise<Verified> {
+	const { candidates, report, signal } = work
+	const tried: string[] = []
+	for (const candidate of candidates) {
+		const bad: Copy[] = []
+		for (const copy of candidate.copies) {
+			signal.throwIfAborted()
+			try {
+				const verified = await verifyCopy(work, copy)
+				if (verified === undefined) continue
+				if (verified.sidecar?.shrunkFromBytes !== undefined)
+					report.note(
+						`${candidate.name.id} is much smaller than the snapshot before it ` +
+							`(${verified.sidecar.unpackedBytes} of ${verified.sidecar.shrunkFromBytes} bytes)`,
+					)
+				for (const damaged of bad) await heal(work, damaged, verified)
+				return verified
+			} catch (error) {
+				if (signal.aborted || isGuard(error) || isNoSpace(error)) throw error
+				const said = `${copy.source.name}: ${candidate.name.id}: ${messageOf(error)}`
+				tried.push(said)
+				report.note(`skipped ${said}`)
+				bad.push(copy)
+			}
+		}
+	}
+	throw nothingGood(work, tried)
+}
+
+/** Undefined for a snapshot of another host, which is passed over in silence. */
+async function verifyCopy(work: Acquiring, copy: Copy): Promise<Verified | undefined> {
+	const { host, artifact, wanted, signal, report, workDirectory } = work
+	const sidecar = copy.olderKey === undefined ? await readSidecar(copy) : undefined
+	if (sidecar !== undefined) {
+		rejectForeign(sidecar, artifact, wanted, copy)
+		if (sidecar.host !== wanted.host) return undefined
+		if (sidecar.kind !== "archive")
+			throw new OperatorError("its sidecar is that of a commit, not of an archive")
+		if (copy.archive !== undefined && copy.archive.sizeBytes !== sidecar.sizeBytes)
+			throw new OperatorError(
+				`its archive has ${copy.archive.sizeBytes} bytes, its sidecar says ${sidecar.sizeBytes}`,
+			)
+	}
+	const archiveFile = `${workDirectory}/${artifact.name}${copy.olderKey === undefined ? ".tar.zst" : ".tar.gz"}`
+	await host.files.makeDirectory(workDirectory, 0o700)
+	await host.files.remove(archiveFile)
+	const fetched = await fetchArchive(copy, host.path(archiveFile), {
+		signal,
+		onProgress: (doneBytes) =>
+			report.progress({
+				doneBytes,
+				from: copy.source.name,
+				...(copy.archive === undefined ? {} : { totalBytes: copy.archive.sizeBytes }),
+			}),
+	})
+	if (sidecar !== undefined && fetched.digest !== sidecar.digest)
+		throw new OperatorError(
+			`its digest is ${fetched.digest.slice(0, 12)}…, its sidecar says ${sidecar.digest.slice(0, 12)}…`,
+		)
+	if (sidecar === undefined) await testCompression(host, archiveFile)
+	const inspected = await inspectArchive(
+		host.path(archiveFile),
+		{
+			roots: artifact.paths.map((path) => path.slice(1)),
+			mostBytes: artifact.mostBytes,
+			mostMembers: 1_000_000,
+		},
+		signal,
+	)
+	const problems = floorProblems(artifact, inspected)
+	if (problems.length > 0) throw new OperatorError(`it holds too little: ${problems.join("; ")}`)
+	const ownership = sidecar?.ownership ?? !host.standIn
+	const tree = withDemandedModes(artifact, inspected, { ownership })
+	if (sidecar !== undefined && treeDigest(tree, { ownership }) !== sidecar.treeDigest)
+		throw new OperatorError("its content is not what its sidecar says")
+	return { archiveFile, copy, sidecar, tree, digest: fetched.digest }
+}
+
+/**
+ * Puts the good copy where the bad one stood; the bad one is kept beside it. Failing to heal is said and is no failure
+ * of the restore.
+ */
+async function heal(
+	{ host, artifact, wanted, now, report }: Acquiring,
+	bad: Copy,
+	good: Verified,
+): Promise<void> {
+	const { store, name } = bad.source
+	const { sidecar } = good
+	if (sidecar === undefined || bad.olderKey !== undefined) return
+	if (!canHeal(store)) {
+		report.note(
+			`${name}: ${bad.name.id} stays damaged: nothing is ever replaced there. The next backup stores a new one`,
+		)
+		return
+	}
+	try {
+		const archive = archiveKey(wanted.environment, artifact.name, bad.name.id)
+		const at = now()
+		if (bad.archive !== undefined) await store.setAside(archive, at)
+		await store.put(archive, host.path(good.archiveFile), {
+			sizeBytes: sidecar.sizeBytes,
+			digest: sidecar.digest,
+			ifAbsent: true,
+		})
+		const sidecarAt = sidecarKey(wanted.environment, artifact.name, bad.name.id, "archive")
+		const sidecarFile = `${good.archiveFile}.json`
+		await host.write(sidecarFile, renderSidecar(sidecar), { mode: 0o600 })
+		if (bad.sidecar !== undefined) await store.setAside(sidecarAt, at)
+		const facts = await digestFile(host.path(sidecarFile))
+		await store.put(sidecarAt, host.path(sidecarFile), { ...facts, ifAbsent: true })
+		await host.files.remove(sidecarFile)
+		report.note(
+			`healed ${name}: ${bad.name.id} from ${good.copy.source.name}; the bad copy is kept as .bad-${stamp(at)}`,
+		)
+	} catch (error) {
+		report.note(`${name}: ${bad.name.id} could not be healed: ${messageOf(error)}`)
+	}
+}
+
+function rejectForeign(sidecar: Sidecar, artifact: Artifact, wanted: Wanted, copy: Copy): void {
+	if (sidecar.environment !== wanted.environment)
+		throw new OperatorError(
+			`${copy.source.name}: ${copy.name.id} of ${artifact.name} was taken from ${sidecar.environment}, ` +
+				`and would give ${wanted.environment} its identity`,
+			{
+				exitCode: exitCodes.refusedByGuard,
+				hint: `move it out of ${copy.source.store.place}/${wanted.environment}/${artifact.name}, or restore --env ${sidecar.environment}`,
+			},
+		)
+	if (sidecar.artifact !== artifact.name)
+		throw new OperatorError(`its sidecar is that of ${sidecar.artifact}, not of ${artifact.name}`)
+}
+
+const isGuard = (error: unknown) =>
+	error instanceof OperatorError && error.exitCode === exitCodes.refusedByGuard
+const isNoSpace = (error: unknown) => error instanceof OperatorError && error.exitCode === exitCodes.noSpace
+
+function nothingGood({ sources, artifact, wanted }: Acquiring, tried: readonly string[]): OperatorError {
+	const unreachable = sources.flatMap(({ name, trouble }) =>
+		trouble === undefined ? [] : [`${name}: ${trouble.message}`],
+	)
+	const found =
+		tried.length === 0
+			? `there is no snapshot of ${artifact.name}${wanted.at === undefined ? "" : ` from before ${wanted.at.toISOString()}`}`
+			: `no copy of ${artifact.name} is good: ${tried.join("; ")}`
+	return new OperatorError([found, ...unreachable].join("; "), {
+		hint:
+			tried.length === 0
+				? `comfyume restore --env ${wanted.environment} --only ${artifact.name} --allow-unverified   # also takes backups without a sidecar`
+				: `comfyume restore --env ${wanted.environment} --only ${artifact.name} --at <an earlier date>`,
+	})
+}
+
+function noSource(sources: readonly Source[]): OperatorError {
+	const troubles = sources.flatMap(({ name, trouble }) => (trouble === undefined ? [] : [{ name, trouble }]))
+	const codes = new Set(troubles.map(({ trouble }) => trouble.exitCode))
+	const [only] = codes
+	const hint = troubles.map(({ trouble }) => trouble.hint).find((text) => text !== undefined)
+	return new OperatorError(
+		troubles.length === 0
+			? "no source is configured: neither a share nor an object store"
+			: `no source can be used: ${troubles.map(({ name, trouble }) => `${name}: ${trouble.message}`).join("; ")}`,
+		{
+			exitCode: troubles.length === 0 ? exitCodes.usage : codes.size === 1 && only !== undefined ? only : 3,
+			...(hint === undefined ? {} : { hint }),
+		},
+	)
+}

@@ -1,0 +1,209 @@
+// Puts a verified archive in the place of what lies on the disk: unpacked beside it, compared once more, swapped in.
+// What stood there before is kept.
+import { lstat, rm } from "node:fs/promises"
+import { dirname, join } from "node:path"
+import { codeOf, OperatorError, systemError } from "../errors.ts"
+import { command } from "../host/command.ts"
+import type { LocalHost } from "../host/local.ts"
+import { unpackArchive } from "./archive.ts"
+import type { ArchiveArtifact } from "./catalogue.ts"
+import type { Verified } from "./chain.ts"
+import { stamp } from "./snapshot.ts"
+import { differences, readTree, type Tree, type TreeEntry, treeDigest } from "./tree.ts"
+
+export type Replaced = {
+	/** Where what stood there before is kept; undefined when nothing stood there. */
+	keptIn: string | undefined
+	/** Puts everything back as it was. For a restored state that turns out not to work. */
+	undo(): Promise<void>
+}
+
+type Move = { path: string; kept: boolean }
+
+/**
+ * Swaps an archive's content in. Interrupted at any point it leaves each file either old or new, and running it again
+ * finishes.
+ * @throws {OperatorError} when the unpacked content isn't what was verified; nothing has been touched then
+ */
+export async function replaceWith(
+	host: LocalHost,
+	artifact: ArchiveArtifact,
+	verified: Verified,
+	at: Date,
+): Promise<Replaced> {
+	// Beside the target, because a rename is atomic only within one file system.
+	const base = join(dirname(artifact.paths[0] ?? "/"), ".comfyume", artifact.name)
+	const staging = `${base}/staging`
+	const keep = `${base}/replaced-${stamp(at)}`
+	await host.files.remove(staging)
+	await host.files.makeDirectory(base, 0o700)
+	await host.files.makeDirectory(staging, 0o700)
+	try {
+		await unpackArchive(host, verified.archiveFile, staging)
+		await demandModes(host, verified.tree, staging)
+		await compare(host, artifact, verified, staging)
+		const moves =
+			artifact.replace === "tree"
+				? await swapTrees(host, artifact, staging, keep)
+				: await swapFiles(host, artifact, verified.tree, staging, keep)
+		await host.execute(command("sync", "--file-system", host.path(dirname(base))))
+		return {
+			keptIn: moves.some(({ kept }) => kept) ? keep : undefined,
+			undo: () => undo(host, moves, keep),
+		}
+	} finally {
+		await host.files.remove(staging)
+	}
+}
+
+/** chmod and chown only where the catalogue's demand differs from what the archive gave. */
+async function demandModes(host: LocalHost, tree: Tree, staging: string): Promise<void> {
+	for (const entry of tree.entries) {
+		if (entry.type === "symlink") continue
+		const path = join(staging, entry.path)
+		const facts = await lstat(host.path(path))
+		if ((facts.mode & 0o7777) !== entry.mode)
+			await host.execute(command("chmod", "--", entry.mode.toString(8), host.path(path)))
+	}
+	if (host.standIn) return
+	const byOwner = Map.groupBy(tree.entries, ({ owner, group }) => `${owner}:${group}`)
+	for (const [owner, entries] of byOwner) {
+		const names = entries.map(({ path }) => `${host.path(join(staging, path))}\0`).join("")
+		await host.execute(
+			command("xargs", "--null", "--no-run-if-empty", "chown", "--no-dereference", "--", owner),
+			{ stdin: names },
+		)
+	}
+}
+
+async function compare(
+	host: LocalHost,
+	artifact: ArchiveArtifact,
+	verified: Verified,
+	staging: string,
+): Promise<void> {
+	const ownership = !host.standIn
+	const unpacked = await readTree(host, { paths: artifact.paths, exclude: [] }, staging)
+	if (treeDigest(unpacked, { ownership }) === treeDigest(verified.tree, { ownership })) return
+	const said = differences(verified.tree, unpacked, { ownership, limit: 5 })
+	throw new OperatorError(`what was unpacked is not what was verified: ${said.join("; ")}`)
+}
+
+async function swapTrees(
+	host: LocalHost,
+	artifact: ArchiveArtifact,
+	staging: string,
+	keep: string,
+): Promise<Move[]> {
+	const moves: Move[] = []
+	for (const path of artifact.paths) {
+		if (!(await exists(host, join(staging, path)))) continue
+		const kept = await exists(host, path)
+		await host.files.makeDirectory(dirname(path), 0o755)
+		if (kept) {
+			await host.files.makeDirectory(dirname(join(keep, path)), 0o700)
+			await host.files.rename(path, join(keep, path))
+		}
+		await host.files.rename(join(staging, path), path)
+		moves.push({ path, kept })
+	}
+	return moves
+}
+
+async function swapFiles(
+	host: LocalHost,
+	artifact: ArchiveArtifact,
+	tree: Tree,
+	staging: string,
+	keep: string,
+): Promise<Move[]> {
+	const live = new Map(
+		(await readTree(host, { paths: artifact.paths, exclude: artifact.exclude })).entries.map((entry) => [
+			entry.path,
+			entry,
+		]),
+	)
+	const moves: Move[] = []
+	for (const entry of tree.entries) {
+		const path = `/${entry.path}`
+		const standing = live.get(entry.path)
+		if (standing !== undefined && sameEntry(standing, entry, !host.standIn)) continue
+		if (entry.type === "directory") {
+			await placeDirectory(host, path, join(staging, entry.path), join(keep, path), entry)
+			continue
+		}
+		await host.files.makeDirectory(dirname(path), 0o755)
+		const kept = await exists(host, path)
+		if (kept) await keepAside(host, path, join(keep, path))
+		await host.files.rename(join(staging, entry.path), path)
+		moves.push({ path, kept })
+	}
+	return moves
+}
+
+/** A directory isn't replaced: what else lies in it stays. It gets the mode and owner it had. */
+async function placeDirectory(
+	host: LocalHost,
+	path: string,
+	staged: string,
+	keep: string,
+	entry: TreeEntry,
+): Promise<void> {
+	const facts = await lstat(host.path(path)).catch(() => undefined)
+	if (facts !== undefined && !facts.isDirectory()) {
+		await host.files.makeDirectory(dirname(keep), 0o700)
+		await host.files.rename(path, keep)
+	}
+	await host.files.makeDirectory(path, entry.mode)
+	await host.execute(command("chmod", `--reference=${host.path(staged)}`, "--", host.path(path)))
+	if (!host.standIn)
+		await host.execute(
+			command("chown", "--no-dereference", `--reference=${host.path(staged)}`, "--", host.path(path)),
+		)
+}
+
+/**
+ * A second name first, so that the file is never gone: it is replaced by the rename that follows. A directory in a
+ * file's place (Docker makes them for missing bind mounts) has to be moved.
+ */
+async function keepAside(host: LocalHost, path: string, keep: string): Promise<void> {
+	await host.files.makeDirectory(dirname(keep), 0o700)
+	const facts = await lstat(host.path(path))
+	if (facts.isDirectory()) return host.files.rename(path, keep)
+	try {
+		if (await host.files.link(path, keep)) return
+	} catch (error) {
+		// A run that was killed within the same second has kept it already.
+		if (codeOf(error) === "EEXIST") return
+		throw error
+	}
+	await host.execute(
+		command("cp", "--archive", "--no-target-directory", "--", host.path(path), host.path(keep)),
+	)
+}
+
+async function undo(host: LocalHost, moves: readonly Move[], keep: string): Promise<void> {
+	for (const { path, kept } of [...moves].reverse()) {
+		if (kept) {
+			const standing = await lstat(host.path(path)).catch(() => undefined)
+			if (standing?.isDirectory() === true) await rm(host.path(path), { recursive: true })
+			await host.files.rename(join(keep, path), path)
+		} else await host.files.remove(path)
+	}
+}
+
+function sameEntry(a: TreeEntry, b: TreeEntry, ownership: boolean): boolean {
+	return differences(treeOfOne(a), treeOfOne(b), { ownership, limit: 1 }).length === 0
+}
+
+const treeOfOne = (entry: TreeEntry): Tree => ({ entries: [entry], sizeBytes: 0, leftOut: [] })
+
+async function exists(host: LocalHost, path: string): Promise<boolean> {
+	try {
+		await lstat(host.path(path))
+		return true
+	} catch (error) {
+		if (codeOf(error) === "ENOENT" || codeOf(error) === "ENOTDIR") return false
+		throw systemError(error, `looking at ${path}`)
+	}
+}
