@@ -55,6 +55,8 @@ export interface ObjectStore {
 	 * that answers, a bucket that exists, credentials that are taken.
 	 */
 	probe(): Promise<void>
+	/** Bytes that are free where the objects lie; absent for a store without such a limit. */
+	freeBytes?(): Promise<number>
 	/** Undefined when there is no such object. */
 	head(key: string): Promise<ObjectHead | undefined>
 	/** All objects whose key begins with the prefix, in byte order of their keys. The prefix ends with `/` or is empty. */

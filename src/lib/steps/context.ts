@@ -1,0 +1,31 @@
+// What every step constructor is given: the host it works on, the environment it belongs to, and the places that hold
+// snapshots.
+import type { Source } from "../artifacts/source.ts"
+import type { Environment, HostConfiguration } from "../config/environment.ts"
+import type { LocalHost } from "../host/local.ts"
+import type { SummaryRow } from "../plan/step.ts"
+import type { Secret } from "../secret.ts"
+
+export type StepContext = {
+	environment: Environment
+	hostConfiguration: HostConfiguration
+	/** Steps run on the machine they are about: its disk is at hand. */
+	host: LocalHost
+	/** Nearest first. Those that can't be used say why. */
+	sources: readonly Source[]
+	/** For git over HTTPS. */
+	gitToken: Secret | undefined
+	comfyume: string
+	now: () => Date
+	randomId: () => string
+	signal: AbortSignal
+	/** Where steps leave what the closing table shows. */
+	summary: Map<string, SummaryRow>
+}
+
+/** Where archives are made and fetched to, on the host. */
+export const workDirectory = "/var/lib/comfyume/work"
+
+/** Seconds from then until now; for the ages in the closing table. */
+export const ageSeconds = ({ now }: Pick<StepContext, "now">, then: Date) =>
+	Math.max(0, Math.round((now().getTime() - then.getTime()) / 1000))
