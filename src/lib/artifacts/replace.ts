@@ -43,9 +43,9 @@ export async function replaceWith(
 		await demandModes(host, verified.tree, staging)
 		await compare(host, artifact, verified, staging)
 		const moves =
-			artifact.replace === "tree"
-				? await swapTrees(host, artifact, staging, keep)
-				: await swapFiles(host, artifact, verified.tree, staging, keep)
+			artifact.replace === "files" || artifact.paths.some((path) => path.includes("*"))
+				? await swapFiles(host, artifact, verified.tree, staging, keep)
+				: await swapTrees(host, artifact, staging, keep)
 		await host.execute(command("sync", "--file-system", host.path(dirname(base))))
 		return {
 			keptIn: moves.some(({ kept }) => kept) ? keep : undefined,
@@ -137,6 +137,14 @@ async function swapFiles(
 		if (kept) await keepAside(host, path, join(keep, path))
 		await host.files.rename(join(staging, entry.path), path)
 		moves.push({ path, kept })
+	}
+	if (artifact.replace === "files") return moves
+	// What isn't in the snapshot goes last: until then nothing is missing that was there.
+	const wanted = new Set(tree.entries.map(({ path }) => path))
+	for (const extra of [...live.keys()].filter((path) => !wanted.has(path))) {
+		await host.files.makeDirectory(dirname(join(keep, extra)), 0o700)
+		await host.files.rename(`/${extra}`, join(keep, extra))
+		moves.push({ path: `/${extra}`, kept: true })
 	}
 	return moves
 }

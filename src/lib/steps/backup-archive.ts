@@ -90,7 +90,8 @@ export function backupArchive(
 				}
 			}
 			await host.files.remove(taken.archiveFile)
-			if (failures.length < usable.length) await writeLineage(host, artifact.name, taken.id)
+			if (failures.length < usable.length)
+				await writeLineage(host, artifact.name, { snapshot: taken.id, treeDigest: taken.sidecar.treeDigest })
 			throwTogether(failures)
 		},
 	}

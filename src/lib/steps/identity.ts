@@ -1,0 +1,146 @@
+// The steps around a server's identity: its Tailscale address and its SSH host keys.
+import { createHash } from "node:crypto"
+import type { ArchiveArtifact } from "../artifacts/catalogue.ts"
+import { readTree } from "../artifacts/tree.ts"
+import { exitCodes, OperatorError } from "../errors.ts"
+import { command } from "../host/command.ts"
+import type { LocalHost } from "../host/local.ts"
+import { needed, type Step, satisfied } from "../plan/step.ts"
+import type { Twin } from "../tailscale/tailnet.ts"
+import { readAddress, startTailscale, stopTailscale } from "../tailscale/tailscale.ts"
+import type { StepContext } from "./context.ts"
+import { type RestoreArchiveOptions, restoreArchive } from "./restore-archive.ts"
+
+/** Stops a restore while another machine may be online with the identity that is about to come back. */
+export function tailscaleIsFree(
+	{ host }: StepContext,
+	expected: string,
+	{ twin, declaredFree, again }: { twin: Twin; declaredFree: boolean; again: string },
+): Step {
+	const refuse = (because: string, hint: string) => {
+		throw new OperatorError(because, { exitCode: exitCodes.refusedByGuard, hint })
+	}
+	return {
+		id: "tailscale-is-free",
+		title: `no other machine is online as ${expected}`,
+		check: async () => {
+			if ((await readAddress(host)) === expected) return satisfied("this machine has the address already")
+			if (twin.state === "online")
+				refuse(
+					`${twin.because}: two machines with one identity would fight over it`,
+					"shut the other machine down, or take it off the tailnet: tailscale down",
+				)
+			if (twin.state === "unknown" && !declaredFree)
+				refuse(
+					`nobody can tell whether another machine is online as ${expected}: ${twin.because}`,
+					`${again} --identity-is-free   # once you know that the lost machine is off`,
+				)
+			return satisfied(twin.state === "offline" ? twin.because : "the operator says so (--identity-is-free)")
+		},
+		apply: async () => {},
+	}
+}
+
+/** The identity's files. A machine that is up with its address has its identity, whatever the daemon has written since. */
+export function restoreTailscaleIdentity(
+	context: StepContext,
+	artifact: ArchiveArtifact,
+	expected: string,
+	options: Pick<RestoreArchiveOptions, "requires" | "at" | "allowUnverified">,
+): Step {
+	const { host } = context
+	return restoreArchive(context, artifact, {
+		...options,
+		alive: async () =>
+			(await readAddress(host)) === expected ? satisfied(`the machine is up as ${expected}`) : undefined,
+		before: () => stopTailscale(host),
+	})
+}
+
+/** The daemon runs, as who the machine was. Must never be touched before the identity is in place. */
+export function tailscaleIsUp({ host }: StepContext, expected: string, requires: readonly string[]): Step {
+	return {
+		id: "tailscale-is-up",
+		title: `Tailscale is up as ${expected}`,
+		requires,
+		check: async () => {
+			const address = await readAddress(host)
+			if (address === expected) return satisfied(`tailscale ip -4 answers ${address}`)
+			return needed(address === undefined ? "it is not running" : `it is up as ${address}`)
+		},
+		apply: () => startTailscale(host, expected),
+	}
+}
+
+/** The host keys' files; keys of another server than the configured one are refused and the old ones put back. */
+export function restoreHostKeys(
+	context: StepContext,
+	artifact: ArchiveArtifact,
+	options: Pick<RestoreArchiveOptions, "requires" | "at" | "allowUnverified">,
+): Step {
+	const { host, hostConfiguration } = context
+	return restoreArchive(context, artifact, {
+		...options,
+		validate: async () => {
+			const expected = hostConfiguration.hostKeys
+			if (expected.length === 0) return
+			const found = await fileFingerprints(host, artifact)
+			if (expected.some((fingerprint) => found.includes(fingerprint))) return
+			throw new OperatorError(
+				`the restored host keys are none of those that are configured for ${hostConfiguration.name}: ${found.join(", ")}`,
+				{ exitCode: exitCodes.refusedByGuard, hint: "compare hostKeys in comfyume.yaml" },
+			)
+		},
+	})
+}
+
+/** sshd answers with the restored keys: read from the wire, not from the files. */
+export function hostKeysOnTheWire(
+	{ host }: StepContext,
+	artifact: ArchiveArtifact,
+	requires: readonly string[],
+): Step {
+	return {
+		id: "ssh-on-the-wire",
+		title: "sshd answers with the restored host keys",
+		requires,
+		check: async () => {
+			const onDisk = await fileFingerprints(host, artifact)
+			const onWire = await wireFingerprints(host)
+			const strange = onWire.filter((fingerprint) => !onDisk.includes(fingerprint))
+			if (onWire.length === 0) return needed("sshd doesn't answer")
+			if (strange.length > 0) return needed(`sshd still shows ${strange.join(", ")}`)
+			return satisfied(`sshd shows ${onWire.join(", ")}`)
+		},
+		apply: async () => {
+			await host.capture(command("sshd", "-t"))
+			// The unit is called `ssh` on Debian and Ubuntu; sessions that are open go on.
+			await host.execute(command("systemctl", "restart", "ssh"))
+		},
+	}
+}
+
+async function wireFingerprints(host: LocalHost): Promise<string[]> {
+	const { stdout: settings } = await host.capture(command("sshd", "-T"))
+	const port = /^port (\d+)$/m.exec(settings)?.[1] ?? "22"
+	const scan = command("ssh-keyscan", "-T", "5", "-p", port, "127.0.0.1")
+	const { stdout } = await host.capture(scan, { allowedExitCodes: [1] })
+	return stdout
+		.split("\n")
+		.filter((line) => line !== "" && !line.startsWith("#"))
+		.map((line) => fingerprintOf(line.split(" ")[2] ?? ""))
+		.sort()
+}
+
+async function fileFingerprints(host: LocalHost, artifact: ArchiveArtifact): Promise<string[]> {
+	const { entries } = await readTree(host, artifact)
+	const publicFiles = entries.filter(({ path }) => path.endsWith(".pub"))
+	const contents = await Promise.all(publicFiles.map(({ path }) => host.read(`/${path}`)))
+	return contents.map((content) => fingerprintOf(content?.toString("utf8").split(" ")[1] ?? "")).sort()
+}
+
+/** As `ssh-keygen -l` prints it: SHA256 over the key's wire form, base64 without padding (RFC 4648, section 3.2). */
+function fingerprintOf(base64Key: string): string {
+	const digest = createHash("sha256").update(Buffer.from(base64Key, "base64")).digest("base64")
+	return `SHA256:${digest.replace(/=+$/, "")}`
+}

@@ -1,0 +1,221 @@
+// One archive artifact comes back: found, proven, unpacked, swapped in, and looked at once more.
+
+import type { ArchiveArtifact } from "../artifacts/catalogue.ts"
+import { acquire, type Candidate, findCandidates, newestSidecar, type Wanted } from "../artifacts/chain.ts"
+import { floorProblems } from "../artifacts/floor.ts"
+import { type Lineage, readLineage, writeLineage } from "../artifacts/lineage.ts"
+import { type Replaced, replaceWith } from "../artifacts/replace.ts"
+import type { ArchiveSidecar, SnapshotName } from "../artifacts/snapshot.ts"
+import { requireSpace, spaceFactor } from "../artifacts/take.ts"
+import { differences, readTree, type Tree, treeDigest } from "../artifacts/tree.ts"
+import { exitCodes, messageOf, OperatorError } from "../errors.ts"
+import { command } from "../host/command.ts"
+import { type Finding, needed, type Report, type Step, satisfied } from "../plan/step.ts"
+import { ageSeconds, type StepContext, workDirectory } from "./context.ts"
+
+export type RestoreArchiveOptions = {
+	requires: readonly string[]
+	/** The operator asked for the state at a date: what has changed since is put back too. */
+	at?: Date
+	allowUnverified: boolean
+	/** An answer from the running system that settles it; undefined when it can't tell. */
+	alive?: () => Promise<Finding | undefined>
+	/** Before the files are swapped: stops what uses them. */
+	before?: () => Promise<void>
+	/** With the files in place: throws when they don't work, and the old ones return. */
+	validate?: () => Promise<void>
+}
+
+/** Brings one artifact back from the newest snapshot that proves right. */
+export function restoreArchive(
+	context: StepContext,
+	artifact: ArchiveArtifact,
+	options: RestoreArchiveOptions,
+): Step {
+	const { environment, hostConfiguration, host, sources, now, signal, summary } = context
+	const ownership = !host.standIn
+	const wanted: Wanted = {
+		environment: environment.name,
+		host: hostConfiguration.name,
+		allowUnverified: options.allowUnverified,
+		...(options.at === undefined ? {} : { at: options.at }),
+	}
+	// What this run has put in place: the second check is held against it, and not against what the sources say.
+	let restored: { name: SnapshotName; tree: Tree } | undefined
+
+	return {
+		id: artifact.name,
+		title: `${artifact.name}: ${artifact.holds}`,
+		requires: options.requires,
+		check: async () => {
+			const live = await readTree(host, artifact, "/", signal)
+			const liveDigest = treeDigest(live, { ownership })
+			if (restored !== undefined) {
+				const { name, tree } = restored
+				const wrong = differences(tree, artifact.replace === "tree" ? live : only(live, tree), {
+					ownership,
+					limit: 5,
+				})
+				if (wrong.length > 0)
+					return needed(`it is not ${name.id}, which was just put there: ${wrong.join("; ")}`)
+				await writeLineage(host, artifact.name, { snapshot: name.id, treeDigest: liveDigest })
+				return satisfied(`it is byte for byte ${name.id}`)
+			}
+			const alive = options.at === undefined ? await options.alive?.() : undefined
+			if (alive?.state === "satisfied") {
+				noteSummary("on the host", undefined, alive.because)
+				return alive
+			}
+			const candidates = await findCandidates(sources, artifact, wanted)
+			const newest = await newestSidecar(candidates, artifact, wanted)
+			const finding = decide({
+				live,
+				liveDigest,
+				problems: floorProblems(artifact, live),
+				newest:
+					newest?.sidecar.kind === "archive"
+						? { name: newest.candidate.name, treeDigest: newest.sidecar.treeDigest }
+						: undefined,
+				lineage: await readLineage(host, artifact.name),
+				exact: options.at !== undefined,
+				candidates: candidates.length,
+			})
+			if (finding.state === "satisfied")
+				noteSummary(
+					"on the host",
+					newest && { name: newest.candidate.name, sidecar: newest.sidecar as ArchiveSidecar },
+					finding.because,
+				)
+			return finding
+		},
+		apply: async (report) => {
+			const candidates = await findCandidates(sources, artifact, wanted)
+			await makeRoom(candidates)
+			const verified = await acquire({
+				host,
+				sources,
+				artifact,
+				wanted,
+				candidates,
+				workDirectory,
+				now,
+				signal,
+				report,
+			})
+			const { name, source } = verified.copy
+			await options.before?.()
+			const replaced = await replaceWith(host, artifact, verified, now())
+			await validate(replaced, report)
+			if (replaced.keptIn !== undefined) report.note(`what stood there is kept in ${replaced.keptIn}`)
+			await reload()
+			restored = { name, tree: verified.tree }
+			noteSummary(
+				source.name,
+				{ name, sidecar: verified.sidecar, digest: verified.digest },
+				verified.sidecar === undefined ? "UNVERIFIED: no sidecar" : "digest, members, files on the disk",
+			)
+			await host.files.remove(verified.archiveFile)
+		},
+	}
+
+	/** The archive and its content, both at once, before the first byte is fetched. */
+	async function makeRoom(candidates: readonly Candidate[]): Promise<void> {
+		const newest = await newestSidecar(candidates, artifact, wanted)
+		if (newest?.sidecar.kind !== "archive") return
+		await host.files.makeDirectory(workDirectory, 0o700)
+		const { sizeBytes, unpackedBytes } = newest.sidecar
+		await requireSpace(host, workDirectory, Math.ceil((sizeBytes + unpackedBytes) * spaceFactor))
+	}
+
+	async function validate(replaced: Replaced, report: Report): Promise<void> {
+		try {
+			const [program, ...args] = artifact.validate ?? []
+			if (program !== undefined) await host.capture(command(program, ...args))
+			await options.validate?.()
+		} catch (error) {
+			report.note(`the restored files don't work: ${messageOf(error)}; the old ones are put back`)
+			try {
+				await replaced.undo()
+			} catch (undoError) {
+				throw new OperatorError(
+					`${messageOf(error)}; and the old files could not be put back: ${messageOf(undoError)}`,
+					{
+						exitCode: exitCodes.rollbackFailed,
+						hint: `ls -la ${replaced.keptIn ?? ""}`,
+						cause: undoError,
+					},
+				)
+			}
+			if (error instanceof OperatorError && error.exitCode === exitCodes.refusedByGuard) throw error
+			throw new OperatorError(`${artifact.name} was put back as it was: ${messageOf(error)}`, {
+				exitCode: exitCodes.rolledBack,
+				cause: error,
+			})
+		}
+	}
+
+	async function reload(): Promise<void> {
+		if (artifact.reload === undefined) return
+		const { unit, command: words } = artifact.reload
+		const [program, ...args] = words
+		if (program === undefined) return
+		if (await host.test(command("systemctl", "is-active", "--quiet", unit)))
+			await host.execute(command(program, ...args))
+	}
+
+	function noteSummary(
+		source: string,
+		snapshot: { name: SnapshotName; sidecar: ArchiveSidecar | undefined; digest?: string } | undefined,
+		verified: string,
+	): void {
+		const digest = snapshot?.sidecar?.digest ?? snapshot?.digest
+		summary.set(artifact.name, {
+			artifact: artifact.name,
+			source,
+			snapshot: snapshot?.name.id ?? "none",
+			verified,
+			ok: true,
+			...(digest === undefined ? {} : { digest: digest.slice(0, 12) }),
+			...(snapshot === undefined ? {} : { ageSeconds: ageSeconds(context, snapshot.name.takenAt) }),
+		})
+	}
+}
+
+/**
+ * Whether an artifact has to be restored. Files in use are never thrown back to an older state unless a date was asked
+ * for: a server that has worked since the snapshot has the newer data.
+ */
+export function decide(facts: {
+	live: Tree
+	liveDigest: string
+	/** What is wrong with the live files; empty when they reach their floor. */
+	problems: readonly string[]
+	newest: { name: SnapshotName; treeDigest: string } | undefined
+	lineage: Lineage | undefined
+	/** True when a date was asked for. */
+	exact: boolean
+	candidates: number
+}): Finding {
+	const { live, liveDigest, problems, newest, lineage, exact, candidates } = facts
+	if (newest !== undefined && liveDigest === newest.treeDigest)
+		return satisfied(`it is byte for byte ${newest.name.id}`)
+	if (live.entries.length === 0) return needed("it is not there")
+	if (problems.length > 0) return needed(`it is not whole: ${problems.join("; ")}`)
+	if (newest === undefined)
+		return needed(
+			candidates === 0 ? "no source has a snapshot" : "no snapshot has a sidecar that can be read",
+		)
+	if (lineage !== undefined && lineage.snapshot.id >= newest.name.id) {
+		const { id } = lineage.snapshot
+		if (liveDigest === lineage.treeDigest && id === newest.name.id)
+			return satisfied(`it is as it was restored from ${id}`)
+		if (!exact) return satisfied(`it comes from ${id} and has been in use since; --at puts a snapshot back`)
+	}
+	return needed(`it differs from ${newest.name.id}`)
+}
+
+/** Only those entries of a tree that the other one has too: what else lies there is left alone by `replace: files`. */
+function only(tree: Tree, other: Tree): Tree {
+	const paths = new Set(other.entries.map(({ path }) => path))
+	return { ...tree, entries: tree.entries.filter(({ path }) => paths.has(path)) }
+}
