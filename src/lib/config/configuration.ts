@@ -17,9 +17,17 @@ import { bucketNames } from "./environment.ts"
 import { type Problem, readConfiguration } from "./problems.ts"
 
 const fileName = "comfyume.yaml"
-const systemFile = "/etc/comfyume/comfyume.yaml"
 
 type Variables = Readonly<Record<string, string | undefined>>
+
+type Sources = {
+	/** `--config` */
+	path?: string | undefined
+	variables: Variables
+	workingDirectory: string
+	/** Where the machine's own configuration lies; `/etc/comfyume`. */
+	systemDirectory?: string
+}
 
 export type LoadedConfiguration = Configuration & {
 	/** Absolute. */
@@ -33,11 +41,7 @@ export type LoadedConfiguration = Configuration & {
  * the working directory, else `/etc/comfyume/comfyume.yaml`.
  * @throws OperatorError with exit code 2 when there is none, it can't be read, or anything in it is wrong
  */
-export function loadConfiguration(options: {
-	path?: string | undefined
-	variables: Variables
-	workingDirectory: string
-}): LoadedConfiguration {
+export function loadConfiguration(options: Sources): LoadedConfiguration {
 	const { path, text } = readConfigurationFile(options)
 	const { HOME: homeDirectory } = options.variables
 	const home = homeDirectory === undefined ? {} : { homeDirectory }
@@ -45,11 +49,7 @@ export function loadConfiguration(options: {
 }
 
 /** Finds and reads the file's text without judging it. Throws as `loadConfiguration` does when there is none. */
-export function readConfigurationFile(options: {
-	path?: string | undefined
-	variables: Variables
-	workingDirectory: string
-}): { path: string; text: string } {
+export function readConfigurationFile(options: Sources): { path: string; text: string } {
 	const path = findConfiguration(options)
 	try {
 		return { path, text: readFileSync(path, "utf8") }
@@ -72,11 +72,8 @@ function findConfiguration({
 	path,
 	variables,
 	workingDirectory,
-}: {
-	path?: string | undefined
-	variables: Variables
-	workingDirectory: string
-}): string {
+	systemDirectory = "/etc/comfyume",
+}: Sources): string {
 	const named = path ?? (variables.COMFYUME_CONFIG || undefined)
 	if (named !== undefined) return resolve(workingDirectory, named)
 	for (let directory = resolve(workingDirectory); ; directory = dirname(directory)) {
@@ -84,8 +81,9 @@ function findConfiguration({
 		if (isFile(candidate)) return candidate
 		if (directory === dirname(directory)) break
 	}
+	const systemFile = join(systemDirectory, fileName)
 	if (isFile(systemFile)) return systemFile
-	throw new OperatorError(`no ${fileName} in ${workingDirectory}, above it, or in /etc/comfyume`, {
+	throw new OperatorError(`no ${fileName} in ${workingDirectory}, above it, or in ${systemDirectory}`, {
 		exitCode: exitCodes.usage,
 		hint: "comfyume --config FILE …, or copy templates/comfyume.yaml to comfyume.yaml",
 	})

@@ -2,8 +2,19 @@
 //
 // The file is read as YAML 1.2: `yes` and `22:22` are texts there, not a truth value and not a number, and the schema
 // then says what was expected. (comfyume writes YAML as 1.1, for readers that still take it so.)
-import { type Document, isAlias, isMap, isScalar, isSeq, LineCounter, type Node, parseDocument } from "yaml"
+import {
+	type Document,
+	isAlias,
+	isMap,
+	isScalar,
+	isSeq,
+	LineCounter,
+	type Node,
+	parseDocument,
+	visit,
+} from "yaml"
 import type { z } from "zod"
+import { messageOf } from "../errors.ts"
 import { closest } from "../formats/closest.ts"
 import { configurationSchema, fixMark, type WrittenConfiguration } from "./environment.ts"
 import { ruleProblems } from "./rules.ts"
@@ -47,17 +58,23 @@ export function readConfiguration(
 	// With any other mistake of syntax the shape means nothing, and what the schema said about it would mislead.
 	if (document.errors.some(({ code }) => code !== "DUPLICATE_KEY")) return { problems: syntax }
 
+	const dangling = danglingAliases(document)
+	if (dangling.length > 0)
+		return {
+			problems: dangling.map(({ source: anchor, offset }) => ({
+				path: "",
+				...at(offset),
+				message: `*${anchor} stands for nothing`,
+				fix: `define &${anchor} above this line`,
+			})),
+		}
 	let value: unknown
 	try {
 		value = document.toJS()
 	} catch (error) {
-		const message = error instanceof Error ? error.message : String(error)
-		return {
-			problems: [
-				...syntax,
-				{ path: "", line: 1, column: 1, message, fix: "write the values out instead of *aliases" },
-			],
-		}
+		// What is left: so many aliases of aliases that writing them out would fill the memory.
+		const fix = "write the values out instead of *aliases"
+		return { problems: [...syntax, { path: "", line: 1, column: 1, message: messageOf(error), fix }] }
 	}
 	if (value === null || value === undefined) {
 		const fix = "copy templates/comfyume.yaml and change it"
@@ -94,7 +111,6 @@ const syntaxFixes: Readonly<Record<string, string>> = {
 	TAB_AS_INDENT: "indent with spaces",
 	MULTIPLE_DOCS: "keep one document; remove the line ---",
 	BAD_INDENT: "indent it as far as its neighbours",
-	BAD_ALIAS: "define the anchor (&name) above this line",
 	MISSING_CHAR: "close the quote or bracket",
 }
 
@@ -102,6 +118,17 @@ function syntaxMessage(code: string, message: string, from: string): string {
 	if (code === "DUPLICATE_KEY") return `the key ${/^[^\s:]*/.exec(from)?.[0]} stands twice in its block`
 	if (code === "TAB_AS_INDENT") return "a tab indents this line"
 	return message.replace(/\s+at line \d+, column \d+:[\s\S]*$/, "").trim()
+}
+
+function danglingAliases(document: Document): { source: string; offset: number }[] {
+	const found: { source: string; offset: number }[] = []
+	visit(document, {
+		Alias(_, alias) {
+			if (alias.resolve(document) === undefined)
+				found.push({ source: alias.source, offset: alias.range?.[0] ?? 0 })
+		},
+	})
+	return found
 }
 
 function describeIssue(issue: z.core.$ZodIssue): PlacedProblem[] {
