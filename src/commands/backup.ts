@@ -1,7 +1,79 @@
-// comfyume backup
+// comfyume backup: everything in the catalogue that lies on the server stands, proven, on the share and in R2.
 import { Command } from "commander"
+import { readCatalogue, selectArtifacts } from "../lib/artifacts/catalogue.ts"
+import { exitCodes } from "../lib/errors.ts"
+import type { Plan } from "../lib/plan/step.ts"
+import { backupArchive } from "../lib/steps/backup-archive.ts"
+import { backupCheckout } from "../lib/steps/checkout.ts"
+import type { StepContext } from "../lib/steps/context.ts"
+import { type CommonOptions, commonOptions, names, runCommand } from "../lib/steps/run-command.ts"
+import { exitStatusHelp } from "../lib/ui/help.ts"
 import type { CommandRun } from "../lib/ui/surroundings.ts"
 
-export function create(_run: CommandRun): Command {
-	return new Command("backup")
+type BackupOptions = CommonOptions & { only: string[]; skip: string[] }
+
+export function create(run: CommandRun): Command {
+	return commonOptions(new Command("backup"))
+		.summary("back up the server, and prove that the backups can be restored")
+		.description(
+			"Packs what the catalogue lists, reads every archive back, and stores it on the share and in R2.\n" +
+				"What has not changed is not stored again. One artifact's failure doesn't stop the others.",
+		)
+		.option("--only <artifacts>", "only these, separated by commas", names, [])
+		.option("--skip <artifacts>", "all but these", names, [])
+		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 5, 6, 7, 8, 129, 130, 143]))
+		.action((options: BackupOptions) =>
+			runCommand(run, {
+				command: "backup",
+				options,
+				argv: [...listOption("--only", options.only), ...listOption("--skip", options.skip)],
+				writesBackups: true,
+				plan: (context) => planBackup(context, run.surroundings.packageRoot, options),
+			}),
+		)
+}
+
+export const listOption = (flag: string, values: readonly string[]) =>
+	values.length === 0 ? [] : [flag, values.join(",")]
+
+/** One step per artifact, independent of each other. */
+export async function planBackup(
+	context: StepContext,
+	packageRoot: string,
+	options: { only: readonly string[]; skip: readonly string[] },
+): Promise<Plan> {
+	const { environment, hostConfiguration, host, sources, summary } = context
+	const catalogue = await readCatalogue(packageRoot, hostConfiguration.role, {
+		user: environment.user,
+		project: environment.git.project.path,
+		scripts: environment.git.scripts.path,
+	})
+	const artifacts = selectArtifacts(catalogue, options)
+	const destinations = sources.filter(({ name }) => name !== "local")
+	return {
+		command: "backup",
+		environment: environment.name,
+		host: hostConfiguration.name,
+		place: host.place,
+		steps: artifacts.map((artifact) =>
+			artifact.kind === "git"
+				? backupCheckout(context, artifact, destinations)
+				: backupArchive(context, artifact, destinations),
+		),
+		summary: () =>
+			artifacts.map(
+				({ name }) =>
+					summary.get(name) ?? {
+						artifact: name,
+						source: "nowhere",
+						snapshot: "none",
+						verified: "not backed up; the reason stands above",
+						ok: false,
+					},
+			),
+		next: ({ exitCode, dryRun }) => {
+			if (dryRun) return `comfyume backup --env ${environment.name}`
+			return exitCode === exitCodes.done ? `comfyume restore --env ${environment.name} --dry-run` : undefined
+		},
+	}
 }

@@ -1,7 +1,220 @@
-// comfyume restore
-import { Command } from "commander"
+// comfyume restore: a lost server comes back on a fresh machine, and each thing is proven to be what was lost.
+import { Command, InvalidArgumentError, Option } from "commander"
+import {
+	type ArchiveArtifact,
+	type Artifact,
+	readCatalogue,
+	selectArtifacts,
+} from "../lib/artifacts/catalogue.ts"
+import type { SourceName } from "../lib/artifacts/source.ts"
+import { exitCodes } from "../lib/errors.ts"
+import type { Plan, Step } from "../lib/plan/step.ts"
+import { restoreCheckout } from "../lib/steps/checkout.ts"
+import type { StepContext } from "../lib/steps/context.ts"
+import { backupsAreFresh } from "../lib/steps/freshness.ts"
+import {
+	hostKeysOnTheWire,
+	restoreHostKeys,
+	restoreTailscaleIdentity,
+	tailscaleIsFree,
+	tailscaleIsUp,
+} from "../lib/steps/identity.ts"
+import { restoreArchive } from "../lib/steps/restore-archive.ts"
+import { type CommonOptions, commonOptions, names, runCommand } from "../lib/steps/run-command.ts"
+import { platformUser } from "../lib/steps/user.ts"
+import type { Twin } from "../lib/tailscale/tailnet.ts"
+import { exitStatusHelp } from "../lib/ui/help.ts"
 import type { CommandRun } from "../lib/ui/surroundings.ts"
 
-export function create(_run: CommandRun): Command {
-	return new Command("restore")
+export type RestoreOptions = {
+	only: readonly string[]
+	skip: readonly string[]
+	from?: readonly (SourceName | "git")[]
+	at?: Date
+	allowUnverified?: boolean
+	identityIsFree?: boolean
 }
+
+export function create(run: CommandRun): Command {
+	return commonOptions(new Command("restore"))
+		.summary("bring a lost server back from its backups")
+		.description(
+			"Looks for each artifact on the host itself, on the share, in R2 and in git, in this order, takes the newest\n" +
+				"copy that proves right, and looks at the result once more. What it replaces is kept.\n" +
+				"Running it again is how one resumes.",
+		)
+		.option("--only <artifacts>", "only these, separated by commas", names, [])
+		.option("--skip <artifacts>", "all but these", names, [])
+		.addOption(
+			new Option("--from <sources>", "only from these: local, share, r2, git").argParser(parseSources),
+		)
+		.option("--at <date>", "as it was at this time (ISO 8601), also over files that are in use", parseDate)
+		.option("--allow-unverified", "also take backups of the older scripts, which have no sidecar")
+		.option("--identity-is-free", "you know that no other machine is online with this server's Tailscale identity")
+		.option(
+			"--host-fingerprint <fingerprint>",
+			"the SSH host key of the fresh machine, from its console: accepted for this run",
+		)
+		.option("--yes", "answer the question before restoring production with yes")
+		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 129, 130, 143]))
+		.action((options: CommonOptions & RestoreOptions & { hostFingerprint?: string; yes?: boolean }) =>
+			runCommand(run, {
+				command: "restore",
+				options,
+				argv: argvOf(options),
+				needsTwin: true,
+				confirms: "production",
+				plan: (context, { twin }) => planRestore(context, run.surroundings.packageRoot, options, twin),
+			}),
+		)
+}
+
+function argvOf(options: RestoreOptions): string[] {
+	const list = (flag: string, values: readonly string[] | undefined) =>
+		values === undefined || values.length === 0 ? [] : [flag, values.join(",")]
+	return [
+		...list("--only", options.only),
+		...list("--skip", options.skip),
+		...list("--from", options.from),
+		...(options.at === undefined ? [] : ["--at", options.at.toISOString()]),
+		...(options.allowUnverified === true ? ["--allow-unverified"] : []),
+		...(options.identityIsFree === true ? ["--identity-is-free"] : []),
+	]
+}
+
+function parseSources(text: string): (SourceName | "git")[] {
+	const known = ["local", "share", "r2", "git"] as const
+	return names(text).map((word) => {
+		const found = known.find((name) => name === word)
+		if (found === undefined) throw new InvalidArgumentError(`there is no source ${word}: ${known.join(", ")}`)
+		return found
+	})
+}
+
+function parseDate(text: string): Date {
+	const date = new Date(text)
+	if (!/^\d{4}-\d{2}-\d{2}/.test(text) || Number.isNaN(date.getTime()))
+		throw new InvalidArgumentError("write a date as in 2026-11-20 or 2026-11-20T06:30:00Z")
+	return date
+}
+
+/**
+ * The order is that of the platform's runbook. Who the server is comes first, and the identity's files stand in place
+ * before anything that uses them is started: a daemon that starts without them makes up a new identity.
+ */
+export async function planRestore(
+	context: StepContext,
+	packageRoot: string,
+	options: RestoreOptions,
+	twin: Twin,
+): Promise<Plan> {
+	const { environment, hostConfiguration, host, summary } = context
+	const catalogue = await readCatalogue(packageRoot, hostConfiguration.role, {
+		user: environment.user,
+		project: environment.git.project.path,
+		scripts: environment.git.scripts.path,
+	})
+	const artifacts = selectArtifacts(catalogue, options)
+	const again = `comfyume restore --env ${environment.name}`
+	return {
+		command: "restore",
+		environment: environment.name,
+		host: hostConfiguration.name,
+		place: host.place,
+		steps: restoreSteps(context, artifacts, options, twin, again),
+		summary: () => artifacts.flatMap(({ name }) => summary.get(name) ?? missing(name)),
+		next: ({ exitCode, dryRun }) => {
+			if (dryRun) return again
+			return exitCode === exitCodes.done ? `comfyume backup --env ${environment.name}` : again
+		},
+	}
+}
+
+function restoreSteps(
+	context: StepContext,
+	artifacts: readonly Artifact[],
+	options: RestoreOptions,
+	twin: Twin,
+	again: string,
+): Step[] {
+	const { host, hostConfiguration } = context
+	const gitAllowed = options.from === undefined || options.from.includes("git")
+	const dated = options.at === undefined ? {} : { at: options.at }
+	const archive = { ...dated, allowUnverified: options.allowUnverified === true }
+	const needsUser = artifacts.some(({ name }) => !identityArtifacts.includes(name)) && !host.standIn
+
+	const first = options.at === undefined ? [backupsAreFresh(context, artifacts, again)] : []
+	const fresh = first.map(({ id }) => id)
+	const user = needsUser ? [platformUser(context)] : []
+	const afterUser = [...fresh, ...user.map(({ id }) => id)]
+
+	const stepsOf = (artifact: Artifact): Step[] => {
+		if (artifact.kind === "git")
+			return [restoreCheckout(context, artifact, { ...dated, requires: afterUser, gitAllowed })]
+		switch (artifact.name) {
+			case "tailscale-identity":
+				return tailscaleSteps(context, artifact, { ...archive, requires: fresh }, options, twin, again)
+			case "ssh-host-keys":
+				return [
+					restoreHostKeys(context, artifact, { ...archive, requires: fresh }),
+					// A directory has no sshd that could show its keys.
+					...(host.standIn ? [] : [hostKeysOnTheWire(context, artifact, [artifact.name])]),
+				]
+			case "env-file":
+				// It lies in the checkout, which must be there first.
+				return [
+					restoreArchive(context, artifact, {
+						...archive,
+						requires: [...afterUser, ...artifacts.filter(({ name }) => name === "project").map(({ name }) => name)],
+					}),
+				]
+			default:
+				return [restoreArchive(context, artifact, { ...archive, requires: afterUser })]
+		}
+	}
+	const identity = artifacts.filter(({ name }) => identityArtifacts.includes(name))
+	const others = artifacts.filter(({ name }) => !identityArtifacts.includes(name))
+	return [
+		...first,
+		...identity
+			.filter(({ name }) => name !== "tailscale-identity" || hostConfiguration.tailscaleAddress !== undefined)
+			.flatMap(stepsOf),
+		...user,
+		...others.flatMap(stepsOf),
+	]
+}
+
+const identityArtifacts: readonly string[] = ["tailscale-identity", "ssh-host-keys"]
+
+function tailscaleSteps(
+	context: StepContext,
+	artifact: ArchiveArtifact,
+	archive: { requires: readonly string[]; at?: Date; allowUnverified: boolean },
+	options: RestoreOptions,
+	twin: Twin,
+	again: string,
+): Step[] {
+	const expected = context.hostConfiguration.tailscaleAddress
+	if (expected === undefined) return []
+	const free = tailscaleIsFree(context, expected, {
+		twin,
+		declaredFree: options.identityIsFree === true,
+		again,
+	})
+	return [
+		free,
+		restoreTailscaleIdentity(context, artifact, expected, {
+			...archive,
+			requires: [...archive.requires, free.id],
+		}),
+		tailscaleIsUp(context, expected, [artifact.name]),
+	]
+}
+
+const missing = (artifact: string) => ({
+	artifact,
+	source: "nowhere",
+	snapshot: "none",
+	verified: "not restored; the reason stands above",
+	ok: false,
+})

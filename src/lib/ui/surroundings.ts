@@ -29,6 +29,8 @@ export type Surroundings = {
 	/** Where `manifests/`, `templates/` and the release lie: the root of the package. */
 	packageRoot: string
 	version: string
+	/** Set when a client elsewhere runs us: what it sent in its one frame. */
+	session?: { payload: unknown }
 }
 
 /** What a command file is given: its surroundings, and where to say how it ended. */

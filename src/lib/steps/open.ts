@@ -1,0 +1,282 @@
+// Opens what a run needs: configuration, secrets, the host it works on, and the places that hold snapshots. Decides
+// whether the work is done here or on a host elsewhere.
+import { hostname } from "node:os"
+import { join } from "node:path"
+import { z } from "zod"
+import { probeSources, type Source, type SourceName } from "../artifacts/source.ts"
+import {
+	chooseEnvironment,
+	type LoadedConfiguration,
+	loadConfiguration,
+	parseConfiguration,
+	readHostOwnEnvironment,
+} from "../config/configuration.ts"
+import type { Environment, HostConfiguration } from "../config/environment.ts"
+import { loadSecrets, type Secrets, secretsFromPayload } from "../config/secrets.ts"
+import { exitCodes, OperatorError } from "../errors.ts"
+import { command } from "../host/command.ts"
+import { readOnlyHost } from "../host/host.ts"
+import { keyringReader } from "../host/keyring.ts"
+import { type LocalHost, localHost } from "../host/local.ts"
+import { Secret } from "../secret.ts"
+import { directoryStore } from "../storage/directory.ts"
+import type { ObjectStore } from "../storage/object-store.ts"
+import { readOnlyStore } from "../storage/read-only.ts"
+import type { Surroundings } from "../ui/surroundings.ts"
+import type { StepContext } from "./context.ts"
+
+export type OpenOptions = {
+	config?: string
+	env?: string
+	/** Which host of the environment; needed when it has several. */
+	host?: string
+	secrets?: string
+	/** The operator says that this machine is the host: for a fresh one that doesn't know it yet. */
+	here?: boolean
+	dryRun: boolean
+	/** A backup makes the share's directory for it where there is none yet. */
+	writesBackups?: boolean
+	/** Restrict the sources of snapshots to these. */
+	from?: readonly SourceName[]
+}
+
+/** What is known before any connection is made. */
+export type Target = {
+	configuration: LoadedConfiguration
+	environment: Environment
+	hostConfiguration: HostConfiguration
+	secrets: Secrets
+	/** True when this machine, or a directory that stands in for it, is the host. */
+	here: boolean
+	/** What a remote caller sent along besides; undefined for a run that was started here. */
+	sent?: SentAlong
+}
+
+/** What a client sends to the comfyume on the host, in the one frame on stdin. Nothing of it is written to a disk. */
+export const sentAlongSchema = z.strictObject({
+	version: z.literal(1),
+	configuration: z.string(),
+	configurationPath: z.string(),
+	environment: z.string(),
+	host: z.string(),
+	secrets: z.string(),
+	twin: z
+		.strictObject({ state: z.enum(["offline", "online", "unknown"]), because: z.string() })
+		.optional(),
+})
+
+export type SentAlong = z.infer<typeof sentAlongSchema>
+
+/**
+ * Reads configuration and secrets, and says where the work is to be done.
+ * @throws {OperatorError} (2) for anything that is wrong with them, an unknown environment or host included
+ */
+export async function chooseTarget(surroundings: Surroundings, options: OpenOptions): Promise<Target> {
+	if (surroundings.session !== undefined) return targetOfSession(surroundings.session.payload)
+	const { variables, workingDirectory } = surroundings
+	const configuration = loadConfiguration({ path: options.config, variables, workingDirectory })
+	const hostOwnEnvironment = readHostOwnEnvironment()
+	const environment = chooseEnvironment(configuration, {
+		option: options.env,
+		variables,
+		hostOwnEnvironment,
+	})
+	const hostConfiguration = chooseHost(environment, options.host)
+	const machine = localHost({ name: hostname(), environment: variables, signal: surroundings.signal })
+	const secrets = await loadSecrets({
+		file: options.secrets,
+		variables,
+		workingDirectory,
+		configurationPath: configuration.path,
+		readKeyring: keyringReader(machine),
+	})
+	return {
+		configuration,
+		environment,
+		hostConfiguration,
+		secrets,
+		here:
+			options.here === true ||
+			hostConfiguration.connection === "directory" ||
+			hostOwnEnvironment === environment.name,
+	}
+}
+
+function targetOfSession(payload: unknown): Target {
+	const parsed = sentAlongSchema.safeParse(payload)
+	if (!parsed.success)
+		throw new OperatorError("what the client sent can't be read by this release", { exitCode: exitCodes.bug })
+	const sent = parsed.data
+	const configuration = {
+		...parseConfiguration(sent.configuration, sent.configurationPath),
+		path: sent.configurationPath,
+		text: sent.configuration,
+	}
+	const environment = chooseEnvironment(configuration, { option: sent.environment, variables: {} })
+	return {
+		configuration,
+		environment,
+		hostConfiguration: chooseHost(environment, sent.host),
+		secrets: secretsFromPayload(new Secret(sent.secrets)),
+		here: true,
+		sent,
+	}
+}
+
+function chooseHost(environment: Environment, wanted: string | undefined): HostConfiguration {
+	const names = environment.hosts.map(({ name }) => name)
+	const [only, ...others] = environment.hosts
+	const found =
+		wanted === undefined ? (others.length === 0 ? only : undefined) : environment.hosts.find(({ name }) => name === wanted)
+	if (found !== undefined) return found
+	throw new OperatorError(
+		wanted === undefined
+			? `${environment.name} has several hosts: ${names.join(", ")}`
+			: `${environment.name} has no host ${wanted}: there are ${names.join(", ")}`,
+		{ exitCode: exitCodes.usage, hint: `add --host ${names.join(" or --host ")}` },
+	)
+}
+
+/** A target whose work is done on this machine, with everything open. */
+export type Opened = { context: StepContext; [Symbol.asyncDispose](): Promise<void> }
+
+/**
+ * Opens the host and the stores. Stores that can't be used don't fail the run: they carry the reason.
+ * Under a dry run everything is wrapped so that a write throws.
+ */
+export async function openHere(
+	surroundings: Surroundings,
+	{ environment, hostConfiguration, secrets }: Target,
+	options: OpenOptions,
+): Promise<Opened> {
+	const { signal, variables, now, randomId, version } = surroundings
+	const opened = localHost({
+		name: hostConfiguration.name,
+		environment: variables,
+		signal,
+		...(hostConfiguration.connection === "directory" ? { root: hostConfiguration.directory } : {}),
+	})
+	const host = options.dryRun ? readOnlyHost(opened) : opened
+	if (options.writesBackups === true && !options.dryRun && environment.share !== undefined)
+		await makeBackupsDirectory(host, environment.share)
+	const stores = (await openStores(host, environment, secrets, signal)).filter(
+		({ name }) => options.from === undefined || options.from.includes(name),
+	)
+	const wrapped = stores.map((source) =>
+		options.dryRun && source.trouble === undefined ? { ...source, store: readOnlyStore(source.store) } : source,
+	)
+	return {
+		context: {
+			environment,
+			hostConfiguration,
+			host,
+			sources: wrapped,
+			gitToken: secrets.find("GH_TOKEN"),
+			comfyume: version,
+			now,
+			randomId,
+			signal,
+			summary: new Map(),
+		},
+		async [Symbol.asyncDispose]() {
+			for (const { store } of stores) await store[Symbol.asyncDispose]()
+			await opened[Symbol.asyncDispose]()
+		},
+	}
+}
+
+/** Nearest first: the host's own directory, the share, R2; those that are configured. */
+async function openStores(
+	host: LocalHost,
+	environment: Environment,
+	secrets: Secrets,
+	signal: AbortSignal,
+): Promise<Source[]> {
+	const stores: { name: SourceName; store: ObjectStore }[] = []
+	const local = host.path(environment.directories.local)
+	if (await host.test(command("test", "-d", local)))
+		stores.push({ name: "local", store: directoryStore({ name: "local", directory: local }) })
+	if (environment.share !== undefined) stores.push({ name: "share", store: openShare(host, environment.share) })
+	const unusable: Source[] = []
+	if (environment.objectStore !== undefined) {
+		try {
+			stores.push({ name: "r2", store: await openBucket(environment.objectStore, secrets, signal) })
+		} catch (error) {
+			if (!(error instanceof OperatorError)) throw error
+			unusable.push({ name: "r2", store: nowhere, trouble: error })
+		}
+	}
+	return [...(await probeSources(stores)), ...unusable]
+}
+
+type Share = NonNullable<Environment["share"]>
+
+function openShare(host: LocalHost, share: Share): ObjectStore {
+	const mountPoint = mountPointOf(host, share)
+	return directoryStore({
+		name: "share",
+		directory: join(mountPoint, share.backups),
+		mountCheck: () => requireMounted(host, share, mountPoint),
+	})
+}
+
+/** On this machine. */
+const mountPointOf = (host: LocalHost, share: Share) =>
+	share.filesystem === "directory" ? share.directory : host.path(share.mountPoint)
+
+/** A share that has never been backed up to lacks the directory for it. Never made on a disk where the share should be. */
+async function makeBackupsDirectory(host: LocalHost, share: Share): Promise<void> {
+	const mountPoint = mountPointOf(host, share)
+	try {
+		await requireMounted(host, share, mountPoint)
+	} catch {
+		// Opening the store says the same in a moment, as the share's trouble.
+		return
+	}
+	await host.execute(command("mkdir", "--parents", "--", join(mountPoint, share.backups)))
+}
+
+/** An unmounted share is an empty directory on the root disk: read, it has lost everything; written, it fills the disk. */
+async function requireMounted(host: LocalHost, share: Share, mountPoint: string): Promise<void> {
+	if (share.filesystem === "directory") return
+	const asked = command("findmnt", "--noheadings", "--output", "FSTYPE", "--mountpoint", mountPoint)
+	const { stdout } = await host.capture(asked, { allowedExitCodes: [1] })
+	const found = stdout.trim()
+	const hint = share.mount.whole
+	if (found === "")
+		throw new OperatorError(`the share is not mounted at ${mountPoint}`, { exitCode: exitCodes.unreachable, hint })
+	if (share.filesystem === "nfs4" && found !== "nfs4")
+		throw new OperatorError(`${mountPoint} is ${found}, and the share is expected to be nfs4`, {
+			exitCode: exitCodes.refusedByGuard,
+			hint,
+		})
+}
+
+async function openBucket(
+	{ region, buckets }: NonNullable<Environment["objectStore"]>,
+	secrets: Secrets,
+	signal: AbortSignal,
+): Promise<ObjectStore> {
+	const { bucket, endpoint } = buckets.cache
+	const forWhat = `the bucket ${bucket}`
+	const accessKeyId = secrets.need("R2_ACCESS_KEY_ID", forWhat)
+	const secretAccessKey = secrets.need("R2_SECRET_ACCESS_KEY", forWhat)
+	// Only here: a command that doesn't need the object store doesn't load its SDK.
+	const { s3Store } = await import("../storage/s3.ts")
+	return s3Store({ name: "r2", endpoint, bucket, region, accessKeyId, secretAccessKey, signal })
+}
+
+/** Stands where a store could not be opened. Its source carries the trouble, so nobody asks it anything. */
+const nowhere: ObjectStore = {
+	name: "r2",
+	place: "not opened",
+	probe: () => Promise.reject(new Error("not opened")),
+	head: () => Promise.reject(new Error("not opened")),
+	// biome-ignore lint/correctness/useYield: it never gets that far
+	list: async function* () {
+		throw new Error("not opened")
+	},
+	get: () => Promise.reject(new Error("not opened")),
+	put: () => Promise.reject(new Error("not opened")),
+	async [Symbol.asyncDispose]() {},
+}
