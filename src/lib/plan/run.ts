@@ -1,7 +1,7 @@
 // The runner: check, apply, check again. It alone decides what a step's outcome is.
 import { type ExitCode, exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { type EventBody, eventsVersion, type Outcome, type Reporter } from "./events.ts"
-import type { Finding, Plan, Report, Step } from "./step.ts"
+import type { Finding, Plan, Report, Step, SummaryRow } from "./step.ts"
 
 export type RunOptions = {
 	/** Stop after the checks and print the findings. */
@@ -29,8 +29,13 @@ type StepResult = { outcome: Outcome; because: string; hint?: string; exitCode?:
 export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResult> {
 	const { dryRun, now, signal, reporter } = options
 	const startedAt = now().getTime()
-	const emit = (body: EventBody) =>
-		reporter.event({ version: eventsVersion, at: now().toISOString(), ...body })
+	const emit = (body: EventBody) => {
+		try {
+			reporter.event({ version: eventsVersion, at: now().toISOString(), ...body })
+		} catch {
+			// A broken screen never changes the work's result.
+		}
+	}
 	rejectBadOrder(plan)
 
 	emit({
@@ -69,10 +74,12 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 		})
 	}
 
-	const exitCode = exitCodeOf([...results.values()], warned)
+	const ofSteps = exitCodeOf([...results.values()], { warned, signal })
+	const closing = closingOf(plan, { exitCode: ofSteps, dryRun })
+	if (closing.error !== undefined) emit({ event: "error", message: closing.error, exitCode: exitCodes.bug })
+	const exitCode = closing.error === undefined ? ofSteps : exitCodes.bug
 	const count = (outcome: Outcome) =>
 		[...results.values()].filter((result) => result.outcome === outcome).length
-	const next = plan.next?.({ exitCode, dryRun })
 	emit({
 		event: "end",
 		exitCode,
@@ -81,8 +88,8 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 		planned: count("planned"),
 		failed: count("failed") + count("blocked") + count("aborted"),
 		durationMs: now().getTime() - startedAt,
-		summary: [...(plan.summary?.() ?? [])],
-		...(next === undefined ? {} : { next }),
+		summary: closing.summary,
+		...(closing.next === undefined ? {} : { next: closing.next }),
 	})
 	return {
 		exitCode,
@@ -164,17 +171,36 @@ function rejectBadOrder(plan: Plan): void {
 	}
 }
 
+// A mistake in the table must not hide how the steps ended.
+function closingOf(
+	plan: Plan,
+	ended: { exitCode: ExitCode; dryRun: boolean },
+): { summary: SummaryRow[]; next?: string; error?: string } {
+	try {
+		const next = plan.next?.(ended)
+		return { summary: [...(plan.summary?.() ?? [])], ...(next === undefined ? {} : { next }) }
+	} catch (error) {
+		return { summary: [], error: messageOf(error) }
+	}
+}
+
 /**
- * One code for the whole run. When all failures say the same, that code says it best (`unreachable`, `no space`);
- * a mixture is `incomplete`. A bug outranks everything: it must be reported, not worked around.
+ * One code for the whole run. What stopped it says it best; a rollback that failed is the worst there is, and a bug must
+ * be reported, not worked around. When all failures say the same, that code (`unreachable`, `no space`); a mixture is
+ * `incomplete`.
  */
-function exitCodeOf(results: readonly StepResult[], warned: boolean): ExitCode {
+function exitCodeOf(
+	results: readonly StepResult[],
+	{ warned, signal }: { warned: boolean; signal: AbortSignal },
+): ExitCode {
 	const failed = results.filter(({ outcome }) => outcome === "failed")
 	const codes = new Set(failed.map(({ exitCode }) => exitCode ?? exitCodes.incomplete))
-	if (codes.has(exitCodes.bug)) return exitCodes.bug
-	if (codes.size > 1) return exitCodes.incomplete
+	if (results.some(({ outcome }) => outcome === "aborted")) {
+		const reason: unknown = signal.reason
+		return reason instanceof OperatorError ? reason.exitCode : exitCodes.incomplete
+	}
+	for (const worst of [exitCodes.rollbackFailed, exitCodes.bug]) if (codes.has(worst)) return worst
 	const [only] = codes
-	if (only !== undefined) return only
-	const aborted = results.some(({ outcome }) => outcome === "aborted")
-	return aborted || warned ? exitCodes.incomplete : exitCodes.done
+	if (codes.size > 1) return exitCodes.incomplete
+	return only ?? (warned ? exitCodes.incomplete : exitCodes.done)
 }

@@ -12,6 +12,8 @@ export type Terminal = {
 	interactive: boolean
 	/** Width of that terminal; 80 when it is none or doesn't say. */
 	columns: number
+	/** Height of it; 24 where nothing is said. */
+	rows?: number
 	color: boolean
 }
 
