@@ -1,8 +1,8 @@
 // comfyume backup: everything in the catalogue that lies on the server stands, proven, on the share and in R2.
 import { Command } from "commander"
-import { readCatalogue, selectArtifacts } from "../lib/artifacts/catalogue.ts"
 import { exitCodes } from "../lib/errors.ts"
 import type { Plan } from "../lib/plan/step.ts"
+import { artifactsOf } from "../lib/steps/artifacts.ts"
 import { backupArchive } from "../lib/steps/backup-archive.ts"
 import { backupCheckout } from "../lib/steps/checkout.ts"
 import type { StepContext } from "../lib/steps/context.ts"
@@ -13,7 +13,8 @@ import type { CommandRun } from "../lib/ui/surroundings.ts"
 type BackupOptions = CommonOptions & { only: string[]; skip: string[] }
 
 export function create(run: CommandRun): Command {
-	return commonOptions(new Command("backup"))
+	return commonOptions
+		.reduce((command, [flags, description]) => command.option(flags, description), new Command("backup"))
 		.summary("back up the server, and prove that the backups can be restored")
 		.description(
 			"Packs what the catalogue lists, reads every archive back, and stores it on the share and in R2.\n" +
@@ -43,12 +44,7 @@ export async function planBackup(
 	options: { only: readonly string[]; skip: readonly string[] },
 ): Promise<Plan> {
 	const { environment, hostConfiguration, host, sources, summary } = context
-	const catalogue = await readCatalogue(packageRoot, hostConfiguration.role, {
-		user: environment.user,
-		project: environment.git.project.path,
-		scripts: environment.git.scripts.path,
-	})
-	const artifacts = selectArtifacts(catalogue, options)
+	const artifacts = await artifactsOf(context, packageRoot, options)
 	const destinations = sources.filter(({ name }) => name !== "local")
 	return {
 		command: "backup",

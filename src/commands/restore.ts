@@ -1,14 +1,10 @@
 // comfyume restore: a lost server comes back on a fresh machine, and each thing is proven to be what was lost.
 import { Command, InvalidArgumentError, Option } from "commander"
-import {
-	type ArchiveArtifact,
-	type Artifact,
-	readCatalogue,
-	selectArtifacts,
-} from "../lib/artifacts/catalogue.ts"
+import type { ArchiveArtifact, Artifact } from "../lib/artifacts/catalogue.ts"
 import type { SourceName } from "../lib/artifacts/source.ts"
 import { exitCodes } from "../lib/errors.ts"
 import type { Plan, Step } from "../lib/plan/step.ts"
+import { artifactsOf, tailscaleIdentity } from "../lib/steps/artifacts.ts"
 import { restoreCheckout } from "../lib/steps/checkout.ts"
 import type { StepContext } from "../lib/steps/context.ts"
 import { backupsAreFresh } from "../lib/steps/freshness.ts"
@@ -36,7 +32,8 @@ export type RestoreOptions = {
 }
 
 export function create(run: CommandRun): Command {
-	return commonOptions(new Command("restore"))
+	return commonOptions
+		.reduce((command, [flags, description]) => command.option(flags, description), new Command("restore"))
 		.summary("bring a lost server back from its backups")
 		.description(
 			"Looks for each artifact on the host itself, on the share, in R2 and in git, in this order, takes the newest\n" +
@@ -50,7 +47,10 @@ export function create(run: CommandRun): Command {
 		)
 		.option("--at <date>", "as it was at this time (ISO 8601), also over files that are in use", parseDate)
 		.option("--allow-unverified", "also take backups of the older scripts, which have no sidecar")
-		.option("--identity-is-free", "you know that no other machine is online with this server's Tailscale identity")
+		.option(
+			"--identity-is-free",
+			"you know that no other machine is online with this server's Tailscale identity",
+		)
 		.option(
 			"--host-fingerprint <fingerprint>",
 			"the SSH host key of the fresh machine, from its console: accepted for this run",
@@ -109,12 +109,7 @@ export async function planRestore(
 	twin: Twin,
 ): Promise<Plan> {
 	const { environment, hostConfiguration, host, summary } = context
-	const catalogue = await readCatalogue(packageRoot, hostConfiguration.role, {
-		user: environment.user,
-		project: environment.git.project.path,
-		scripts: environment.git.scripts.path,
-	})
-	const artifacts = selectArtifacts(catalogue, options)
+	const artifacts = await artifactsOf(context, packageRoot, options)
 	const again = `comfyume restore --env ${environment.name}`
 	return {
 		command: "restore",
@@ -137,7 +132,7 @@ function restoreSteps(
 	twin: Twin,
 	again: string,
 ): Step[] {
-	const { host, hostConfiguration } = context
+	const { host } = context
 	const gitAllowed = options.from === undefined || options.from.includes("git")
 	const dated = options.at === undefined ? {} : { at: options.at }
 	const archive = { ...dated, allowUnverified: options.allowUnverified === true }
@@ -152,7 +147,7 @@ function restoreSteps(
 		if (artifact.kind === "git")
 			return [restoreCheckout(context, artifact, { ...dated, requires: afterUser, gitAllowed })]
 		switch (artifact.name) {
-			case "tailscale-identity":
+			case tailscaleIdentity:
 				return tailscaleSteps(context, artifact, { ...archive, requires: fresh }, options, twin, again)
 			case "ssh-host-keys":
 				return [
@@ -165,7 +160,10 @@ function restoreSteps(
 				return [
 					restoreArchive(context, artifact, {
 						...archive,
-						requires: [...afterUser, ...artifacts.filter(({ name }) => name === "project").map(({ name }) => name)],
+						requires: [
+							...afterUser,
+							...artifacts.filter(({ name }) => name === "project").map(({ name }) => name),
+						],
 					}),
 				]
 			default:
@@ -174,17 +172,10 @@ function restoreSteps(
 	}
 	const identity = artifacts.filter(({ name }) => identityArtifacts.includes(name))
 	const others = artifacts.filter(({ name }) => !identityArtifacts.includes(name))
-	return [
-		...first,
-		...identity
-			.filter(({ name }) => name !== "tailscale-identity" || hostConfiguration.tailscaleAddress !== undefined)
-			.flatMap(stepsOf),
-		...user,
-		...others.flatMap(stepsOf),
-	]
+	return [...first, ...identity.flatMap(stepsOf), ...user, ...others.flatMap(stepsOf)]
 }
 
-const identityArtifacts: readonly string[] = ["tailscale-identity", "ssh-host-keys"]
+const identityArtifacts: readonly string[] = [tailscaleIdentity, "ssh-host-keys"]
 
 function tailscaleSteps(
 	context: StepContext,

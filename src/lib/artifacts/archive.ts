@@ -35,6 +35,8 @@ export async function createArchive(host: LocalHost, tree: Tree, archiveFile: st
 				"tar",
 				"--create",
 				"--format=gnu",
+				// Before the list of names, or it has no effect on them.
+				`--directory=${host.path("/")}`,
 				// Several names for one file would need rules for what they point to; each becomes a file of its own.
 				"--hard-dereference",
 				"--no-recursion",
@@ -43,7 +45,6 @@ export async function createArchive(host: LocalHost, tree: Tree, archiveFile: st
 				"--files-from=-",
 				"--use-compress-program=zstd --quiet -3 --threads=2",
 				`--file=${host.path(archiveFile)}`,
-				`--directory=${host.path("/")}`,
 			),
 			{ environment: { TAR_OPTIONS: "" } },
 		),

@@ -71,22 +71,27 @@ export async function findCandidates(
 
 /**
  * The newest candidate with a sidecar that can be read and belongs to this host. Bytes of archives aren't looked at.
- * @throws {OperatorError} (8) when a sidecar says that the snapshot is another environment's
+ * @throws {OperatorError} (8) when there is none, and a sidecar says that its snapshot is another environment's
  */
 export async function newestSidecar(
 	candidates: readonly Candidate[],
 	artifact: Artifact,
 	wanted: Wanted,
 ): Promise<{ candidate: Candidate; sidecar: Sidecar } | undefined> {
+	let foreign: unknown
 	for (const candidate of candidates) {
 		for (const copy of candidate.copies) {
 			if (copy.olderKey !== undefined || copy.sidecar === undefined) continue
-			const sidecar = await readSidecar(copy).catch(() => undefined)
-			if (sidecar === undefined) continue
-			rejectForeign(sidecar, artifact, wanted, copy)
-			if (sidecar.host === wanted.host) return { candidate, sidecar }
+			try {
+				const sidecar = await readSidecar(copy)
+				rejectForeign(sidecar, artifact, wanted, copy)
+				if (sidecar.host === wanted.host) return { candidate, sidecar }
+			} catch (error) {
+				if (isGuard(error)) foreign ??= error
+			}
 		}
 	}
+	if (foreign !== undefined) throw foreign
 	return undefined
 }
 
@@ -118,11 +123,13 @@ export type Acquiring = {
 /**
  * Fetches the newest snapshot that proves right, trying each copy nearest first, then older snapshots. Bad copies nearer
  * by are healed from the good one.
- * @throws {OperatorError} (3) when nothing proves right: every copy that was tried is named with what is wrong with it
+ * @throws {OperatorError} (3) when nothing proves right: every copy that was tried is named with what is wrong with it;
+ *   (8) when a copy is another environment's, and no other is good
  */
 export async function acquire(work: Acquiring): Promise<Verified> {
 	const { candidates, report, signal } = work
 	const tried: string[] = []
+	let foreign: unknown
 	for (const candidate of candidates) {
 		const bad: Copy[] = []
 		for (const copy of candidate.copies) {
@@ -138,7 +145,8 @@ export async function acquire(work: Acquiring): Promise<Verified> {
 				for (const damaged of bad) await heal(work, damaged, verified)
 				return verified
 			} catch (error) {
-				if (signal.aborted || isGuard(error) || isNoSpace(error)) throw error
+				if (signal.aborted || isNoSpace(error)) throw error
+				if (isGuard(error)) foreign ??= error
 				const said = `${copy.source.name}: ${candidate.name.id}: ${messageOf(error)}`
 				tried.push(said)
 				report.note(`skipped ${said}`)
@@ -146,7 +154,7 @@ export async function acquire(work: Acquiring): Promise<Verified> {
 			}
 		}
 	}
-	throw nothingGood(work, tried)
+	throw foreign ?? nothingGood(work, tried)
 }
 
 /** Undefined for a snapshot of another host, which is passed over in silence. */

@@ -60,9 +60,7 @@ export const sentAlongSchema = z.strictObject({
 	environment: z.string(),
 	host: z.string(),
 	secrets: z.string(),
-	twin: z
-		.strictObject({ state: z.enum(["offline", "online", "unknown"]), because: z.string() })
-		.optional(),
+	twin: z.strictObject({ state: z.enum(["offline", "online", "unknown"]), because: z.string() }).optional(),
 })
 
 export type SentAlong = z.infer<typeof sentAlongSchema>
@@ -127,7 +125,11 @@ function chooseHost(environment: Environment, wanted: string | undefined): HostC
 	const names = environment.hosts.map(({ name }) => name)
 	const [only, ...others] = environment.hosts
 	const found =
-		wanted === undefined ? (others.length === 0 ? only : undefined) : environment.hosts.find(({ name }) => name === wanted)
+		wanted === undefined
+			? others.length === 0
+				? only
+				: undefined
+			: environment.hosts.find(({ name }) => name === wanted)
 	if (found !== undefined) return found
 	throw new OperatorError(
 		wanted === undefined
@@ -163,7 +165,9 @@ export async function openHere(
 		({ name }) => options.from === undefined || options.from.includes(name),
 	)
 	const wrapped = stores.map((source) =>
-		options.dryRun && source.trouble === undefined ? { ...source, store: readOnlyStore(source.store) } : source,
+		options.dryRun && source.trouble === undefined
+			? { ...source, store: readOnlyStore(source.store) }
+			: source,
 	)
 	return {
 		context: {
@@ -196,7 +200,8 @@ async function openStores(
 	const local = host.path(environment.directories.local)
 	if (await host.test(command("test", "-d", local)))
 		stores.push({ name: "local", store: directoryStore({ name: "local", directory: local }) })
-	if (environment.share !== undefined) stores.push({ name: "share", store: openShare(host, environment.share) })
+	if (environment.share !== undefined)
+		stores.push({ name: "share", store: openShare(host, environment.share) })
 	const unusable: Source[] = []
 	if (environment.objectStore !== undefined) {
 		try {
@@ -244,7 +249,10 @@ async function requireMounted(host: LocalHost, share: Share, mountPoint: string)
 	const found = stdout.trim()
 	const hint = share.mount.whole
 	if (found === "")
-		throw new OperatorError(`the share is not mounted at ${mountPoint}`, { exitCode: exitCodes.unreachable, hint })
+		throw new OperatorError(`the share is not mounted at ${mountPoint}`, {
+			exitCode: exitCodes.unreachable,
+			hint,
+		})
 	if (share.filesystem === "nfs4" && found !== "nfs4")
 		throw new OperatorError(`${mountPoint} is ${found}, and the share is expected to be nfs4`, {
 			exitCode: exitCodes.refusedByGuard,

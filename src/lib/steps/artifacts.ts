@@ -1,0 +1,29 @@
+// Which artifacts a run is about: the catalogue, as far as it concerns this host, and of that what was asked for.
+import { type Artifact, readCatalogue, selectArtifacts } from "../artifacts/catalogue.ts"
+import type { StepContext } from "./context.ts"
+
+/**
+ * The same list for a backup and a restore, in the order of a restore.
+ * @param packageRoot the directory that holds `manifests/`
+ * @throws {OperatorError} (2) for a name that this host has no artifact for
+ */
+export async function artifactsOf(
+	{ environment, hostConfiguration }: StepContext,
+	packageRoot: string,
+	options: { only: readonly string[]; skip: readonly string[] },
+): Promise<Artifact[]> {
+	const catalogue = await readCatalogue(packageRoot, hostConfiguration.role, {
+		user: environment.user,
+		project: environment.git.project.path,
+		scripts: environment.git.scripts.path,
+	})
+	return selectArtifacts(
+		// A host without an address of its own in the tailnet has no identity there to lose.
+		catalogue.filter(
+			({ name }) => name !== tailscaleIdentity || hostConfiguration.tailscaleAddress !== undefined,
+		),
+		options,
+	)
+}
+
+export const tailscaleIdentity = "tailscale-identity"

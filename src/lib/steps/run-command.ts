@@ -1,0 +1,178 @@
+// What all commands that run a plan share: their common options, and the way from options to an exit code.
+import { hostname } from "node:os"
+import { type ExitCode, exitCodes, messageOf, OperatorError } from "../errors.ts"
+import { localHost } from "../host/local.ts"
+import { lockHost } from "../host/lock.ts"
+import { type Event, eventsVersion, type Reporter } from "../plan/events.ts"
+import { chooseReporter } from "../plan/reporters/choose.ts"
+import { runPlan } from "../plan/run.ts"
+import type { Plan } from "../plan/step.ts"
+import { redact, type Secret } from "../secret.ts"
+import { askApi, askClient, type Twin } from "../tailscale/tailnet.ts"
+import { confirmByTyping } from "../ui/prompts.ts"
+import type { CommandRun, Surroundings } from "../ui/surroundings.ts"
+import type { StepContext } from "./context.ts"
+import { chooseTarget, type OpenOptions, openHere, type Target } from "./open.ts"
+
+/** Flags and descriptions, as the command files declare them. */
+export const commonOptions: readonly (readonly [flags: string, description: string])[] = [
+	["--env <name>", "the environment (else $COMFYUME_ENV, else the host's own /etc/comfyume/environment)"],
+	["--host <name>", "which host of the environment, where it has several"],
+	["--here", "this machine is the host, although it doesn't know it yet"],
+	["--config <file>", "the configuration (else $COMFYUME_CONFIG, comfyume.yaml upwards, /etc/comfyume)"],
+	["--secrets <file>", "the file of secrets (else $COMFYUME_SECRETS, secrets.env beside the configuration)"],
+	["--dry-run", "look, and say what would be done; nothing is changed"],
+	["--json", "one event per line on stdout"],
+	["--quiet", "only problems and the closing lines"],
+	["--verbose", "also what was found satisfied, and why"],
+]
+
+export type CommonOptions = {
+	env?: string
+	host?: string
+	here?: boolean
+	config?: string
+	secrets?: string
+	dryRun?: boolean
+	json?: boolean
+	quiet?: boolean
+	verbose?: boolean
+	from?: OpenOptions["from"] | readonly string[]
+	hostFingerprint?: string
+	yes?: boolean
+}
+
+export type PlanCommand = {
+	command: string
+	options: CommonOptions
+	/** The command's own options as words, for the same command on a host elsewhere. */
+	argv: readonly string[]
+	writesBackups?: boolean
+	/** Ask whether another machine is online with the host's Tailscale identity. */
+	needsTwin?: boolean
+	/** The environment that is only changed after its name was typed. */
+	confirms?: string
+	plan: (context: StepContext, facts: { twin: Twin }) => Promise<Plan>
+}
+
+/** `a,b` -> ["a", "b"] */
+export const names = (text: string) =>
+	text
+		.split(",")
+		.map((name) => name.trim())
+		.filter((name) => name !== "")
+
+/** Runs one command's plan, here or on the host it is about, and says how it ended. */
+export async function runCommand(run: CommandRun, spec: PlanCommand): Promise<void> {
+	const { surroundings, finish } = run
+	const { options } = spec
+	const sources = options.from?.filter((name) => name === "local" || name === "share" || name === "r2")
+	const opening: OpenOptions = {
+		...options,
+		dryRun: options.dryRun === true,
+		writesBackups: spec.writesBackups === true,
+		...(sources === undefined ? {} : { from: sources }),
+	} as OpenOptions
+	const asEvents = options.json === true || surroundings.session !== undefined
+	const reporter = await chooseReporter(surroundings.terminal, { ...options, json: asEvents })
+	try {
+		finish(await runTarget(surroundings, spec, opening, reporter))
+	} catch (error) {
+		if (!asEvents) throw error
+		// Whoever reads events gets the reason as one: on the other side of a connection there is no stderr to read.
+		finish(reportError(error, reporter, surroundings))
+	} finally {
+		await reporter.close()
+	}
+}
+
+async function runTarget(
+	surroundings: Surroundings,
+	spec: PlanCommand,
+	opening: OpenOptions,
+	reporter: Reporter,
+): Promise<ExitCode> {
+	const target = await chooseTarget(surroundings, opening)
+	const { environment } = target
+	if (
+		spec.confirms === environment.name &&
+		!opening.dryRun &&
+		spec.options.yes !== true &&
+		target.sent === undefined
+	)
+		await confirmByTyping(surroundings, {
+			question: `This changes ${target.hostConfiguration.name} of ${environment.name}.`,
+			word: environment.name,
+			flag: "--yes",
+		})
+	const safe = redacting(reporter, target.secrets.all())
+	const twin = spec.needsTwin === true ? await findTwin(surroundings, target) : notAsked
+	if (!target.here) {
+		const { runElsewhere } = await import("./remote.ts")
+		return runElsewhere(surroundings, target, {
+			argv: [spec.command, ...spec.argv, ...(opening.dryRun ? ["--dry-run"] : [])],
+			twin,
+			reporter: safe,
+			...(spec.options.hostFingerprint === undefined
+				? {}
+				: { hostFingerprint: spec.options.hostFingerprint }),
+		})
+	}
+	await using opened = await openHere(surroundings, target, opening)
+	await using _lock = opening.dryRun
+		? undefined
+		: await lockHost(opened.context.host, { name: "comfyume", purpose: spec.command })
+	const plan = await spec.plan(opened.context, { twin })
+	const { exitCode } = await runPlan(plan, {
+		dryRun: opening.dryRun,
+		now: surroundings.now,
+		signal: surroundings.signal,
+		reporter: safe,
+	})
+	return exitCode
+}
+
+const notAsked: Twin = { state: "unknown", because: "nobody was asked" }
+
+/** Asked where the tailnet can be seen: at the operator's machine, never on the fresh host. */
+async function findTwin(surroundings: Surroundings, target: Target): Promise<Twin> {
+	const { hostConfiguration, secrets, sent } = target
+	if (sent !== undefined) return sent.twin ?? notAsked
+	const address = hostConfiguration.tailscaleAddress
+	if (address === undefined) return notAsked
+	const { now, signal, variables } = surroundings
+	const key = secrets.find("TAILSCALE_API_KEY")
+	if (key !== undefined) return askApi(key, address, { now, signal })
+	await using operator = localHost({ name: hostname(), environment: variables, signal })
+	return askClient(operator, address)
+}
+
+function reportError(error: unknown, reporter: Reporter, { now, signal }: Surroundings): ExitCode {
+	const stopped = signal.aborted && signal.reason instanceof OperatorError ? signal.reason : undefined
+	const known = error instanceof OperatorError ? error : stopped
+	const exitCode = known?.exitCode ?? exitCodes.bug
+	reporter.event({
+		version: eventsVersion,
+		at: now().toISOString(),
+		event: "error",
+		message: messageOf(error),
+		exitCode,
+		...(known?.hint === undefined ? {} : { hint: known.hint }),
+	})
+	return exitCode
+}
+
+/** Tools and servers may repeat what they were given. Whatever they say, no secret of this run is shown. */
+function redacting(reporter: Reporter, secrets: readonly Secret[]): Reporter {
+	const clean = (value: unknown): unknown => {
+		if (typeof value === "string") return redact(value, secrets)
+		if (Array.isArray(value)) return value.map(clean)
+		if (typeof value === "object" && value !== null)
+			return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, clean(inner)]))
+		return value
+	}
+	return {
+		event: (event) => reporter.event(clean(event) as Event),
+		close: () => reporter.close(),
+	}
+}
