@@ -1,5 +1,6 @@
 // A place that keeps objects under keys: an S3 bucket (R2) or a directory (the share). Nothing here deletes.
 import type { Readable } from "node:stream"
+import { OperatorError } from "../errors.ts"
 
 export type ObjectHead = {
 	key: string
@@ -20,6 +21,14 @@ export type GetOptions = {
 	/** Fails with `ObjectChanged` when the object is no longer the one with this etag. */
 	ifMatch?: string
 	signal?: AbortSignal
+}
+
+/** The object is no longer the one that `ifMatch` named: whoever reads in ranges starts over. */
+export class ObjectChanged extends OperatorError {
+	constructor(object: string, cause?: unknown) {
+		super(`${object}: it was replaced while it was read`, cause === undefined ? {} : { cause })
+		this.name = "ObjectChanged"
+	}
 }
 
 export type PutOptions = {
