@@ -15,6 +15,10 @@ export type ExecuteOptions = {
 	stdin?: string | Uint8Array | Readable
 	/** Called with each chunk of standard output as it comes; `stdout` of the result is then empty. */
 	onStdout?: (chunk: Buffer) => void | Promise<void>
+	/** Called with each chunk of standard error as it comes; the result holds it all the same. */
+	onStderr?: (chunk: Buffer) => void
+	/** Ends this program when it is aborted, in place of the signal that the host was opened with. */
+	signal?: AbortSignal
 	/** Exit codes that are no failure besides 0. */
 	allowedExitCodes?: readonly number[]
 }

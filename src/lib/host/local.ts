@@ -1,14 +1,16 @@
 // This machine as a host, or a directory that stands in for a machine. The only place that starts local programs.
 import { randomUUID } from "node:crypto"
-import { constants } from "node:fs"
-import { copyFile, link, mkdir, open, readFile, rename, rm, stat } from "node:fs/promises"
+import { createReadStream } from "node:fs"
+import { link, mkdir, open, readFile, rename, rm, stat } from "node:fs/promises"
 import { delimiter, dirname, join } from "node:path"
 import { execa } from "execa"
 import { codeOf, exitCodes, OperatorError, systemError } from "../errors.ts"
 import { type Command, describe } from "./command.ts"
+import { commandFailure, longestOutputBytes, notInstalled } from "./failures.ts"
 import type { ExecuteOptions, Finished, Host, TransferOptions, WriteOptions } from "./host.ts"
+import { syncPath } from "./sync.ts"
 
-const longestOutputBytes = 64 * 1024 * 1024
+export { lastLines } from "./failures.ts"
 
 /** Direct changes to the disk, for work that would be slow or not atomic through commands. Paths as on the host. */
 export type LocalFiles = {
@@ -52,37 +54,60 @@ export function localHost({ name, root = "/", signal, environment }: LocalHostOp
 	const baseEnvironment = programEnvironment(environment, standIn ? root : undefined)
 
 	const run = async (command: Command, options: ExecuteOptions = {}): Promise<Finished> => {
-		const { onStdout, stdin, allowedExitCodes = [] } = options
+		const { result, stopped } = await start(command, options)
+		const finished = {
+			exitCode: result.exitCode ?? -1,
+			stdout: options.onStdout === undefined ? String(result.stdout ?? "") : "",
+			stderr: String(result.stderr ?? ""),
+		}
+		if (stopped !== undefined) throw stopped
+		const { exitCode } = result
+		if (exitCode !== undefined && [0, ...(options.allowedExitCodes ?? [])].includes(exitCode)) return finished
+		throw failure(command, name, finished, result)
+	}
+
+	const start = async (command: Command, options: ExecuteOptions) => {
+		const { onStdout, onStderr, stdin, signal: runSignal = signal } = options
+		if (runSignal?.aborted === true) throw stoppedBy(command, runSignal)
 		const subprocess = execa(command.program, [...command.args], {
 			reject: false,
 			extendEnv: false,
+			// A process group of its own, so that what the program started ends with it.
+			detached: true,
 			env: { ...baseEnvironment, ...command.environment, ...command.secretEnvironment },
 			...(command.workingDirectory === undefined ? {} : { cwd: path(command.workingDirectory) }),
-			...(command.timeoutMs === undefined ? {} : { timeout: command.timeoutMs }),
-			...(signal === undefined ? {} : { cancelSignal: signal }),
 			...(stdin === undefined ? { stdin: "ignore" as const } : { input: stdin }),
 			maxBuffer: longestOutputBytes,
 			stripFinalNewline: false,
 			...(onStdout === undefined ? {} : { buffer: { stdout: false, stderr: true } }),
 		})
-		if (onStdout !== undefined && subprocess.stdout !== null) {
-			try {
-				for await (const chunk of subprocess.stdout) await onStdout(chunk as Buffer)
-			} catch (error) {
-				subprocess.kill("SIGKILL")
-				await subprocess
-				throw error
-			}
+		let stopped: OperatorError | undefined
+		const stopping = Promise.withResolvers<void>()
+		const end = (because: OperatorError) => {
+			stopped ??= because
+			stopping.resolve()
+			killGroup(subprocess.pid)
 		}
-		const result = await subprocess
-		const finished = {
-			exitCode: result.exitCode ?? -1,
-			stdout: onStdout === undefined ? String(result.stdout ?? "") : "",
-			stderr: String(result.stderr ?? ""),
+		const onAbort = () => end(stoppedBy(command, runSignal))
+		runSignal?.addEventListener("abort", onAbort, { once: true })
+		const { timeoutMs } = command
+		const timer = timeoutMs === undefined ? undefined : setTimeout(() => end(late(command, name)), timeoutMs)
+		if (onStderr !== undefined) subprocess.stderr?.on("data", onStderr)
+		try {
+			if (onStdout !== undefined && subprocess.stdout !== null)
+				// Whoever takes the output may stand still; the end of the program must not wait for that.
+				await Promise.race([handOver(subprocess.stdout, onStdout), stopping.promise])
+			// Output that nobody takes any more would keep execa waiting.
+			if (stopped !== undefined) subprocess.stdout?.destroy()
+			return { result: await subprocess, stopped }
+		} catch (error) {
+			killGroup(subprocess.pid)
+			await subprocess
+			throw stopped ?? error
+		} finally {
+			clearTimeout(timer)
+			runSignal?.removeEventListener("abort", onAbort)
 		}
-		if (result.isCanceled) throw new OperatorError(`${describe(command)}: stopped`, { cause: result.cause })
-		if (result.exitCode !== undefined && [0, ...allowedExitCodes].includes(result.exitCode)) return finished
-		throw failure(command, name, finished, result)
 	}
 
 	const files: LocalFiles = {
@@ -108,13 +133,9 @@ export function localHost({ name, root = "/", signal, environment }: LocalHostOp
 		path,
 		files,
 		test: async (command) => {
-			try {
-				await run(command)
-				return true
-			} catch (error) {
-				if (signal?.aborted === true) throw error
-				return false
-			}
+			const { result, stopped } = await start(command, {})
+			if (stopped !== undefined) throw stopped
+			return result.exitCode === 0
 		},
 		capture: run,
 		execute: run,
@@ -146,16 +167,16 @@ export function localHost({ name, root = "/", signal, environment }: LocalHostOp
 		const final = path(file)
 		const partial = `${final}.${randomUUID().slice(0, 8)}.partial`
 		try {
-			const handle = await open(partial, "wx", mode)
+			const handle = await open(partial, "wx", mode & 0o600)
 			try {
-				// `open` honours the umask; the mode asked for is the mode it gets.
+				if (owner !== undefined && !standIn) await run({ program: "chown", args: ["--", owner, partial] })
+				// After chown, which takes setuid bits away; `open` honours the umask, so the mode is set here.
 				await handle.chmod(mode)
 				await fill(handle)
 				await handle.sync()
 			} finally {
 				await handle.close()
 			}
-			if (owner !== undefined && !standIn) await run({ program: "chown", args: ["--", owner, partial] })
 			await rename(partial, final)
 			await syncPath(dirname(final))
 		} catch (error) {
@@ -178,10 +199,11 @@ async function copyWhole(
 ): Promise<void> {
 	const partial = `${to}.${randomUUID().slice(0, 8)}.partial`
 	try {
-		await copyFile(from, partial, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE)
-		const handle = await open(partial, "r+")
+		// Not `copyFile`: it gives the copy the source's mode while it is being filled.
+		const handle = await open(partial, "wx", mode)
 		try {
 			await handle.chmod(mode)
+			await handle.writeFile(createReadStream(from, { highWaterMark: 1024 * 1024 }))
 			await handle.sync()
 			const copied = (await handle.stat()).size
 			if (copied !== (await stat(from)).size)
@@ -198,13 +220,11 @@ async function copyWhole(
 	}
 }
 
-async function syncPath(path: string): Promise<void> {
-	const handle = await open(path, "r")
-	try {
-		await handle.sync()
-	} finally {
-		await handle.close()
-	}
+async function handOver(
+	stdout: AsyncIterable<unknown>,
+	onStdout: (chunk: Buffer) => void | Promise<void>,
+): Promise<void> {
+	for await (const chunk of stdout) await onStdout(chunk as Buffer)
 }
 
 async function naming<T>(doing: string, work: Promise<T>): Promise<void> {
@@ -236,41 +256,39 @@ function failure(
 	finished: Finished,
 	result: {
 		code?: string | undefined
-		timedOut?: boolean
 		signal?: string | undefined
 		isMaxBuffer?: boolean
 	},
 ): OperatorError {
+	if (result.code === "ENOENT") return notInstalled(command.program, name)
 	const what = `${describe(command)} on ${name}`
-	if (result.code === "ENOENT")
-		return new OperatorError(`${command.program} is not installed on ${name}`, {
-			hint: `apt-get install ${packageOf(command.program)}`,
-		})
-	if (result.timedOut === true)
-		return new OperatorError(`${what}: no end after ${command.timeoutMs} ms`, {
-			exitCode: exitCodes.unreachable,
-		})
 	if (result.isMaxBuffer === true) return new OperatorError(`${what}: printed more than 64 MiB`)
-	const ended = result.signal === undefined ? `exit code ${finished.exitCode}` : `killed by ${result.signal}`
-	const said = lastLines(finished.stderr)
-	const noSpace = /No space left on device|Disk quota exceeded/.test(finished.stderr)
-	return new OperatorError(`${what}: ${ended}${said === "" ? "" : `: ${said}`}`, {
-		...(noSpace ? { exitCode: exitCodes.noSpace, hint: "df -h; df -i" } : {}),
+	return commandFailure(command, name, { ...finished, signal: result.signal })
+}
+
+function stoppedBy(command: Command, signal: AbortSignal | undefined): OperatorError {
+	const reason: unknown = signal?.reason
+	return new OperatorError(`${describe(command)}: stopped`, {
+		cause: reason,
+		...(reason instanceof OperatorError ? { exitCode: reason.exitCode } : {}),
 	})
 }
 
-/** The last three lines of what a program complained about, on one line. */
-export function lastLines(text: string): string {
-	return text.trim().split("\n").slice(-3).join(" | ").slice(-600)
-}
+const late = (command: Command, name: string) =>
+	new OperatorError(`${describe(command)} on ${name}: no end after ${command.timeoutMs} ms`, {
+		exitCode: exitCodes.unreachable,
+	})
 
-// Programs whose Debian package has another name.
-const packages: Readonly<Record<string, string>> = {
-	keyctl: "keyutils",
-	flock: "util-linux",
-	sshd: "openssh-server",
-	"ssh-keyscan": "openssh-client",
-	"ssh-keygen": "openssh-client",
+// Asks the whole group to end, and ends it after ten seconds: the time a program has to clean up.
+function killGroup(pid: number | undefined): void {
+	if (pid === undefined) return
+	const send = (signal: "SIGTERM" | "SIGKILL") => {
+		try {
+			process.kill(-pid, signal)
+		} catch {
+			// It ended on its own.
+		}
+	}
+	send("SIGTERM")
+	setTimeout(() => send("SIGKILL"), 10_000).unref()
 }
-
-const packageOf = (program: string) => packages[program] ?? program
