@@ -95,7 +95,9 @@ async function claimWorld(): Promise<WorldRecord> {
 	return oneAtATime("worlds", async () => {
 		await mkdir(records, { recursive: true })
 		const taken = new Set((await readRecords()).map(({ number }) => number))
-		const number = Array.from({ length: 256 }, (_, candidate) => candidate).find((n) => !taken.has(n))
+		const free = Array.from({ length: 256 }, (_, candidate) => candidate).filter((n) => !taken.has(n))
+		// By chance, so that a number that has just become free isn't at once somebody else's.
+		const number = free[randomInt(Math.max(free.length, 1))]
 		if (number === undefined)
 			throw new Error("256 test worlds stand already; something makes them and leaves them")
 		const record = {
