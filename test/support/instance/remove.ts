@@ -1,0 +1,42 @@
+// Removing instances and worlds from this machine: processes, mounts, network, directories.
+import { readdir, readFile, rm } from "node:fs/promises"
+import { run } from "../run.ts"
+import { groupDirectories, killGroups } from "./control-groups.ts"
+import type { WorldRecord } from "./world.ts"
+
+/** The name under which an instance's network namespace and control groups are found. */
+export const instanceName = (world: number, index: number) => `cfy${world}i${index}`
+
+/** Removes one instance. What isn't there (any more) is passed over. */
+export async function removeInstance(name: string, directory: string): Promise<void> {
+	await killGroups(await groupDirectories(name))
+	await removeNamespace(name)
+	await unmountBelow(directory)
+	await rm(directory, { recursive: true, force: true })
+}
+
+/** Removes a world with everything in it, and its record last: whoever finds the record can try again. */
+export async function removeWorld(record: WorldRecord, recordFile: string): Promise<void> {
+	const names = await readdir(record.directory).catch((): string[] => [])
+	for (const name of names) await removeInstance(name, `${record.directory}/${name}`)
+	const outside = `cfy${record.number}`
+	await run("ip", ["link", "delete", outside], { allowedExitCodes: [1] })
+	await removeNamespace(outside)
+	await unmountBelow(record.directory)
+	await rm(record.directory, { recursive: true, force: true })
+	await rm(recordFile, { force: true })
+}
+
+async function removeNamespace(name: string): Promise<void> {
+	const names = await readdir("/run/netns").catch((): string[] => [])
+	if (names.includes(name)) await run("ip", ["netns", "delete", name])
+}
+
+// The innermost first.
+async function unmountBelow(directory: string): Promise<void> {
+	const mounts = (await readFile("/proc/self/mounts", "utf8"))
+		.split("\n")
+		.map((line) => line.split(" ")[1] ?? "")
+		.filter((at) => at === directory || at.startsWith(`${directory}/`))
+	for (const at of mounts.reverse()) await run("umount", [at])
+}

@@ -1,0 +1,19 @@
+// Which parts of the test world this machine has. `npm test` finds out and says so in the environment.
+import { describe } from "vitest"
+
+/** Parts that can be missing where Debian packages can't be installed or the tests don't run as root. */
+type Part = "instances" | "sshd" | "git" | "age" | "keyring"
+
+/**
+ * A group of tests that needs a part of the test world. Where it is missing, the group is skipped in the open, with
+ * the reason in its name. Without word from `npm test` every part is taken to be there, and a missing one fails.
+ */
+export function describeWith(part: Part, name: string, tests: () => void): void {
+	const missing = missingParts()[part]
+	if (missing === undefined) describe(name, tests)
+	else describe.skip(`${name} (not here: ${missing})`, tests)
+}
+
+function missingParts(): Partial<Record<Part, string>> {
+	return JSON.parse(process.env.COMFYUME_TEST_MISSING ?? "{}") as Partial<Record<Part, string>>
+}
