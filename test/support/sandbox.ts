@@ -2,9 +2,9 @@
 // one. Everything else is the real thing. What needs a real server stands in the e2e tests.
 import { execFileSync } from "node:child_process"
 import { randomBytes } from "node:crypto"
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
-import { dirname, join } from "node:path"
+import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { planBackup } from "../../src/commands/backup.ts"
 import { planRestore, type RestoreOptions } from "../../src/commands/restore.ts"
@@ -13,9 +13,13 @@ import type { Environment } from "../../src/lib/config/environment.ts"
 import { localHost } from "../../src/lib/host/local.ts"
 import type { Event } from "../../src/lib/plan/events.ts"
 import { runPlan } from "../../src/lib/plan/run.ts"
+import type { Plan } from "../../src/lib/plan/step.ts"
 import type { StepContext } from "../../src/lib/steps/context.ts"
 import { directoryStore } from "../../src/lib/storage/directory.ts"
 import type { ObjectStore } from "../../src/lib/storage/object-store.ts"
+
+import type { Twin } from "../../src/lib/tailscale/tailnet.ts"
+import { fillServer, freshServer, makeRemote, tailscaleAddressOf } from "./server-files.ts"
 
 export const packageRoot = fileURLToPath(new URL("../../", import.meta.url))
 
@@ -26,11 +30,11 @@ export type Ran = {
 	notes: string[]
 }
 
-export type World = Awaited<ReturnType<typeof createWorld>>
+export type Sandbox = Awaited<ReturnType<typeof createSandbox>>
 
 /** @param environmentName what the sidecars will say; `sandbox` without it */
-export async function createWorld({ environmentName = "sandbox" } = {}) {
-	const directory = mkdtempSync(join(tmpdir(), "comfyume-world-"))
+export async function createSandbox({ environmentName = "sandbox" } = {}) {
+	const directory = mkdtempSync(join(tmpdir(), "comfyume-sandbox-"))
 	const share = join(directory, "share")
 	const second = join(directory, "second")
 	const remote = join(directory, "project.git")
@@ -96,9 +100,10 @@ export async function createWorld({ environmentName = "sandbox" } = {}) {
 		make: (given: StepContext) => ReturnType<typeof planBackup>,
 		given: StepContext,
 		dryRun: boolean,
+		change: (plan: Plan) => Plan = (plan) => plan,
 	): Promise<Ran> {
 		const events: Event[] = []
-		const { exitCode, outcomes } = await runPlan(await make(given), {
+		const { exitCode, outcomes } = await runPlan(change(await make(given)), {
 			dryRun,
 			now,
 			signal: given.signal,
@@ -124,7 +129,12 @@ export async function createWorld({ environmentName = "sandbox" } = {}) {
 			clock = new Date(clock.getTime() + minutes * 60_000)
 		},
 		/** A server with files as a workshop's server has them, in a directory of its own. */
-		fillServer: (name = "server") => fillServer(join(directory, name), remote),
+		fillServer: async (name = "server") => {
+			const server = await fillServer(join(directory, name), remote)
+			const [hostConfiguration] = environment.hosts
+			if (hostConfiguration !== undefined) hostConfiguration.tailscaleAddress = tailscaleAddressOf(server)
+			return server
+		},
 		/** A machine fresh from the provider. */
 		freshServer: (name: string) => freshServer(join(directory, name)),
 		context,
@@ -139,7 +149,8 @@ export async function createWorld({ environmentName = "sandbox" } = {}) {
 			),
 		restore: async (
 			server: string,
-			options: Partial<RestoreOptions> & { dryRun?: boolean; sources?: SourceName[] } = {},
+			options: Partial<RestoreOptions> & { dryRun?: boolean; sources?: SourceName[]; twin?: Twin } = {},
+			change?: (plan: Plan) => Plan,
 		) =>
 			run(
 				(given) =>
@@ -147,105 +158,16 @@ export async function createWorld({ environmentName = "sandbox" } = {}) {
 						given,
 						packageRoot,
 						{ only: [], skip: [], ...options },
-						{ state: "unknown", because: "not asked" },
+						options.twin ?? { state: "offline", because: "the lost machine is offline" },
 					),
 				await context(server, options.sources ?? ["share", "r2"]),
 				options.dryRun ?? false,
+				change,
 			),
 		/** An independent look at a tree: what `find` and `sha256sum` say of everything below these paths. */
 		inventory: (server: string, paths: readonly string[]) => inventory(server, paths),
 		[Symbol.dispose]: () => rmSync(directory, { recursive: true, force: true }),
 	}
-}
-
-function git(directory: string, ...args: string[]): string {
-	return execFileSync("git", ["-C", directory, ...args], {
-		encoding: "utf8",
-		stdio: ["ignore", "pipe", "pipe"],
-	})
-}
-
-function makeRemote(remote: string): void {
-	const work = `${remote}.work`
-	execFileSync("git", ["init", "--quiet", "--initial-branch=main", work])
-	for (const [key, value] of [
-		["user.name", "A Developer"],
-		["user.email", "developer@example.test"],
-	] as const)
-		git(work, "config", key, value)
-	writeFileSync(join(work, "docker-compose.yml"), "services: {}\n")
-	writeFileSync(join(work, ".gitignore"), ".env\ndata/\n")
-	git(work, "add", "-A")
-	git(work, "commit", "--quiet", "-m", "The first")
-	execFileSync("git", ["clone", "--quiet", "--bare", work, remote])
-	git(work, "remote", "add", "origin", remote)
-}
-
-/** Adds a commit to the remote and returns its id. */
-export function pushCommit(remote: string, text: string): string {
-	const work = `${remote}.work`
-	writeFileSync(join(work, "notes.txt"), text)
-	git(work, "add", "-A")
-	git(work, "commit", "--quiet", "-m", text)
-	git(work, "push", "--quiet", "origin", "main")
-	return git(work, "rev-parse", "HEAD").trim()
-}
-
-function place(server: string, path: string, content: string | Buffer, mode = 0o644): void {
-	const file = join(server, path)
-	mkdirSync(dirname(file), { recursive: true })
-	writeFileSync(file, content)
-	chmodSync(file, mode)
-}
-
-function standInPrograms(server: string): void {
-	place(server, "usr/local/bin/sshd", "#!/bin/sh\nexit 0\n", 0o755)
-	place(server, "usr/local/bin/systemctl", "#!/bin/sh\nexit 3\n", 0o755)
-}
-
-function fillServer(server: string, remote: string): string {
-	standInPrograms(server)
-	for (const type of ["ed25519", "rsa"]) {
-		const key = join(server, `etc/ssh/ssh_host_${type}_key`)
-		mkdirSync(dirname(key), { recursive: true })
-		execFileSync("ssh-keygen", ["-q", "-t", type, "-N", "", "-C", "root@app-1", "-f", key])
-	}
-	place(server, "etc/ssh/sshd_config", "Port 22\n")
-	place(server, "etc/ufw/ufw.conf", "ENABLED=yes\nLOGLEVEL=low\n")
-	place(
-		server,
-		"etc/ufw/user.rules",
-		`*filter\n${"-A ufw-user-input -p tcp --dport 443 -j ACCEPT\n".repeat(5)}COMMIT\n`,
-		0o640,
-	)
-	place(server, "etc/default/ufw", "IPV6=yes\n")
-	place(server, "etc/fail2ban/fail2ban.conf", `[Definition]\n${"loglevel = INFO\n".repeat(20)}`)
-	place(server, "etc/fail2ban/jail.local", "[sshd]\nenabled = true\nmaxretry = 3\n")
-	const home = join(server, "home/dev")
-	mkdirSync(home, { recursive: true })
-	for (const name of ["project", "scripts"])
-		execFileSync("git", ["clone", "--quiet", remote, join(home, name)])
-	place(
-		server,
-		"home/dev/project/.env",
-		"DOMAIN=workshop.example.test\nREDIS_PASSWORD=made-up-value\n",
-		0o600,
-	)
-	place(server, "home/dev/.zshrc", "export EDITOR=vi\n".repeat(10))
-	place(server, "home/dev/notes with spaces.txt", "an operator's notes\n")
-	place(server, "home/dev/.cache/big", "never backed up")
-	symlinkSync("notes with spaces.txt", join(home, "link"))
-	return server
-}
-
-function freshServer(server: string): string {
-	standInPrograms(server)
-	place(server, "etc/ssh/ssh_host_ed25519_key", "a fresh machine's own key\n", 0o600)
-	place(server, "etc/ssh/ssh_host_ecdsa_key", "and one of a kind the old one didn't have\n", 0o600)
-	place(server, "etc/ssh/sshd_config", "Port 22\n")
-	place(server, "etc/fail2ban/jail.d/defaults.conf", "from the package\n")
-	mkdirSync(join(server, "root"), { recursive: true })
-	return server
 }
 
 function inventory(server: string, paths: readonly string[]): string {
