@@ -8,7 +8,6 @@ import {
 	readConfigurationFile,
 } from "../lib/config/configuration.ts"
 import type { Configuration, Environment } from "../lib/config/environment.ts"
-import type { Problem } from "../lib/config/problems.ts"
 import { jsonSchemaText } from "../lib/config/schema.ts"
 import {
 	loadSecrets,
@@ -63,7 +62,8 @@ function shared(command: Command, description: string): Command {
 async function check({ surroundings, finish }: CommandRun, options: Options): Promise<void> {
 	const { terminal } = surroundings
 	const { path, text } = readConfigurationFile({ ...surroundings, path: options.config })
-	const problems = problemsOf(text, path).filter((problem) => concerns(problem, options.env))
+	// One mistake anywhere makes the whole file unusable, so `--env` hides none.
+	const problems = problemsOf(text, path)
 	if (problems.length > 0) {
 		for (const { line, column, path: key, message, fix } of problems)
 			terminal.out(`${path}:${line}:${column}${key === "" ? "" : ` ${key}`}\n  ${message}\n  fix: ${fix}\n`)
@@ -121,12 +121,5 @@ const wanted = (configuration: Configuration, option: string | undefined): reado
 	option === undefined
 		? Object.values(configuration.environments)
 		: [chooseEnvironment(configuration, { option, variables: {} })]
-
-// A mistake outside of every environment concerns each of them.
-function concerns({ path }: Problem, environment: string | undefined): boolean {
-	const prefix = `environments.${environment}`
-	if (environment === undefined || !path.startsWith("environments.")) return true
-	return path === prefix || path.startsWith(`${prefix}.`)
-}
 
 const count = (number: number, what: string) => `${number} ${what}${number === 1 ? "" : "s"}`

@@ -232,7 +232,7 @@ export function chooseEnvironment(
 	)
 }
 
-export const hostEnvironmentFile = "/etc/comfyume/environment"
+const hostEnvironmentFile = "/etc/comfyume/environment"
 
 /** What a host says of itself: the name of its environment, or undefined on a machine that is none of ours. */
 export function readHostOwnEnvironment(path: string = hostEnvironmentFile): string | undefined {

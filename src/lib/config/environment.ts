@@ -3,9 +3,6 @@ import { z } from "zod"
 import type { MountCommand } from "../formats/mount-command.ts"
 import type { Jurisdiction } from "../formats/r2-endpoint.ts"
 
-/** Tiers that every installation has. Others (a sandbox) may be added. */
-export const knownTiers = ["production", "staging", "testing"] as const
-
 // A message of the schema carries its fix behind this mark; `problems.ts` takes them apart.
 export const fixMark = " → "
 

@@ -99,7 +99,7 @@ export function readConfiguration(
 }
 
 /** `environments.production.hosts[0].port` */
-export function pathText(path: Path): string {
+function pathText(path: Path): string {
 	return path.reduce<string>(
 		(text, part) => (typeof part === "number" ? `${text}[${part}]` : text === "" ? part : `${text}.${part}`),
 		"",

@@ -1,10 +1,10 @@
 // Files of NAME=value, as shells, systemd and compose read them: only what all of them take alike is taken, and what
 // they would read differently is said. Nothing is ever expanded: a `$` is a `$`.
 
-export type EnvEntry = { name: string; value: string; line: number }
+type EnvEntry = { name: string; value: string; line: number }
 
 /** About one line. Never holds a value: these files hold secrets. */
-export type EnvRemark = { line: number; message: string; fix: string }
+type EnvRemark = { line: number; message: string; fix: string }
 
 export type EnvFile = {
 	/** In the order of the file; of a name that stands twice only the last, as shells and compose take it. */
