@@ -29,6 +29,8 @@ export type Surroundings = {
 	/** Where `manifests/`, `templates/` and the release lie: the root of the package. */
 	packageRoot: string
 	version: string
+	/** Set when a comfyume elsewhere runs this one: what it sent along. Reports then go out as events. */
+	session?: { payload: unknown }
 }
 
 /** What a command file is given: its surroundings, and where to say how it ended. */
