@@ -34,6 +34,9 @@ const signals = {
 	SIGTERM: exitCodes.terminated,
 } as const
 
+// Not in any help: how a comfyume elsewhere runs this one. Its frame and its abort come in on stdin.
+const sessionOption = "--session"
+
 await main(process.argv.slice(2))
 
 async function main(argv: readonly string[]): Promise<void> {
@@ -50,7 +53,10 @@ async function main(argv: readonly string[]): Promise<void> {
 	// A closed pipe (`comfyume … | head`) ends what we say, not what we do.
 	for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {})
 
-	const packageRoot = fileURLToPath(new URL("..", import.meta.url))
+	// In a clone this is src/cli.ts; in the package and in a release it is dist/cli/cli.js.
+	const packageRoot = fileURLToPath(
+		new URL(import.meta.url.endsWith(".ts") ? ".." : "../..", import.meta.url),
+	)
 	let finished: ExitCode = exitCodes.done
 	const surroundings: Surroundings = {
 		variables: process.env,
@@ -71,13 +77,23 @@ async function main(argv: readonly string[]): Promise<void> {
 	}
 
 	try {
-		const program = await build(argv, {
+		const words = argv.filter((word) => word !== sessionOption)
+		if (words.length < argv.length) {
+			const { readSession } = await import("./lib/host/session.ts")
+			const { payload, aborted } = await readSession(process.stdin)
+			surroundings.session = { payload }
+			aborted.addEventListener("abort", () => {
+				stoppedBy ??= exitCodes.hungUp
+				controller.abort(aborted.reason)
+			})
+		}
+		const program = await build(words, {
 			surroundings,
 			finish: (exitCode) => {
 				finished = exitCode
 			},
 		})
-		await program.parseAsync(argv, { from: "user" })
+		await program.parseAsync(words, { from: "user" })
 	} catch (error) {
 		finished = report(error, surroundings)
 	}

@@ -31,7 +31,7 @@ export type Surroundings = {
 	/** Where `manifests/`, `templates/` and the release lie: the root of the package. */
 	packageRoot: string
 	version: string
-	/** Set when a client elsewhere runs us: what it sent in its one frame. */
+	/** Set when a comfyume elsewhere runs this one: what it sent along. Reports then go out as events. */
 	session?: { payload: unknown }
 }
 
