@@ -151,7 +151,17 @@ async function watched(
 		outer?.removeEventListener("abort", onAbort)
 	}
 	const body = request.body instanceof Readable ? request.body : undefined
-	if (body !== undefined) request.body = Readable.from(counted(body, dog), { objectMode: false })
+	if (body !== undefined) {
+		const sent = Readable.from(counted(body, dog), { objectMode: false })
+		// A pipe doesn't pass on its source's failure: without this, a file that can't be read would look like a stall.
+		const onError = (error: Error) => {
+			fail(error)
+			stop.abort()
+		}
+		body.on("error", onError)
+		sent.on("error", onError)
+		request.body = sent
+	}
 	dog.resume()
 	try {
 		const handled = await Promise.race([

@@ -1,0 +1,314 @@
+// A bucket of an S3 service (R2) as a store. Together with the other s3-*.ts files the only door to the AWS SDK, which
+// is loaded with the first request.
+import { randomUUID } from "node:crypto"
+import { type FileHandle, open } from "node:fs/promises"
+import type { HeadObjectCommandOutput } from "@aws-sdk/client-s3"
+import { OperatorError, systemError } from "../errors.ts"
+import type { Secret } from "../secret.ts"
+import { checkKey, checkNewKey, checkPrefix, problemOfKey } from "./keys.ts"
+import { type FilePart, measureFile, readStretch } from "./local-file.ts"
+import type { ObjectHead, ObjectStore, PutOptions } from "./object-store.ts"
+import { type Connection, connect, sendBytes } from "./s3-connection.ts"
+import { s3Error, s3Problem, statusOf } from "./s3-errors.ts"
+import { uploadInParts } from "./s3-multipart.ts"
+import { exactly, expectBytes, requestBytes } from "./s3-read.ts"
+
+export type S3StoreOptions = {
+	/** What reports call it, as in `r2`. */
+	name: string
+	/** As in `https://<account>.eu.r2.cloudflarestorage.com`, without the bucket. */
+	endpoint: string
+	bucket: string
+	region?: string
+	accessKeyId: Secret
+	secretAccessKey: Secret
+	/** Ends everything that is under way. */
+	signal?: AbortSignal
+	/** Larger files go up in parts. */
+	singlePutBytes?: number
+	/** Size of all parts but the last; grows by itself where a file would need more than 10 000. */
+	partBytes?: number
+	/** Parts under way at once. */
+	concurrentParts?: number
+	connectTimeoutMs?: number
+	/** A transfer fails that waits this long for fewer than `leastBytes`. */
+	stallMs?: number
+	leastBytes?: number
+	/** How often a request is sent at most, and the pauses in between. */
+	attempts?: number
+	retryDelayMs?: number
+	longestRetryDelayMs?: number
+	random?: () => number
+}
+
+const mebibyte = 1024 * 1024
+const mostParts = 10_000
+// Both in the object's metadata: what its content is, and which call of `put` made it.
+const digestField = "sha256"
+const putField = "comfyume-put"
+
+/** Opens a bucket as a store. Sends nothing before the first call. Its list passes over keys that no store could take. */
+export function s3Store(options: S3StoreOptions): ObjectStore {
+	const { name, endpoint, bucket, singlePutBytes = 64 * mebibyte, partBytes = 16 * mebibyte } = options
+	const place = { name, endpoint, bucket }
+	let connection: Promise<Connection> | undefined
+	const connected = () => {
+		connection ??= connect({
+			endpoint,
+			region: options.region ?? "auto",
+			accessKeyId: options.accessKeyId,
+			secretAccessKey: options.secretAccessKey,
+			connectTimeoutMs: options.connectTimeoutMs ?? 10_000,
+			stallMs: options.stallMs ?? 30_000,
+			leastBytes: options.leastBytes ?? 16 * 1024,
+			retries: {
+				attempts: options.attempts ?? 4,
+				baseDelayMs: options.retryDelayMs ?? 500,
+				longestDelayMs: options.longestRetryDelayMs ?? 20_000,
+				random: options.random ?? Math.random,
+			},
+		})
+		return connection
+	}
+	const signalOf = (own?: AbortSignal) => {
+		const signals = [own, options.signal].filter((signal) => signal !== undefined)
+		return signals.length === 0 ? undefined : AbortSignal.any(signals)
+	}
+	const sending = (signal: AbortSignal | undefined) => (signal === undefined ? {} : { abortSignal: signal })
+
+	/** One page of the bucket's list; also the way to a named diagnosis, since its refusals carry a code. */
+	const listPage = async (input: { prefix: string; after?: string; most?: number }, signal?: AbortSignal) => {
+		const { sdk, client } = await connected()
+		const command = new sdk.ListObjectsV2Command({
+			Bucket: bucket,
+			Prefix: input.prefix,
+			...(input.after === undefined ? {} : { ContinuationToken: input.after }),
+			...(input.most === undefined ? {} : { MaxKeys: input.most }),
+		})
+		const page = await client.send(command, sending(signal))
+		// A foreign answer with status 200 would otherwise look like an empty bucket.
+		if (page.Name === undefined && page.KeyCount === undefined && page.IsTruncated === undefined)
+			throw s3Problem("ForeignAnswer", "a list that names no bucket")
+		return page
+	}
+
+	const findHead = async (
+		key: string,
+		signal?: AbortSignal,
+	): Promise<HeadObjectCommandOutput | undefined> => {
+		const { sdk, client } = await connected()
+		try {
+			const command = new sdk.HeadObjectCommand({ Bucket: bucket, Key: key, ChecksumMode: "ENABLED" })
+			const answer = await client.send(command, sending(signal))
+			if (answer.ETag === undefined) throw s3Problem("ForeignAnswer", "a head without an ETag")
+			return answer
+		} catch (error) {
+			const status = statusOf(error)
+			if (status === undefined || ![400, 401, 403, 404].includes(status)) throw error
+			// The answer to a HEAD has no body and so no code. A list tells a missing object from a missing bucket, and
+			// a refused token from one that may only not look.
+			await listPage({ prefix: key, most: 1 }, signal)
+			if (status === 404) return undefined
+			if (status === 400) throw error
+			throw new OperatorError(
+				`looking at ${key} in ${name} (${endpoint}, bucket ${bucket}): the token may list the bucket, but not HEAD objects`,
+				{ exitCode: 6, cause: error, hint: "give the token the right to read objects of this bucket" },
+			)
+		}
+	}
+
+	const put = async (key: string, localFile: string, file: FileHandle, putOptions: PutOptions) => {
+		const { sizeBytes, digest, onProgress } = putOptions
+		const signal = signalOf(putOptions.signal)
+		if ((await findHead(key, signal)) !== undefined) return "already-there"
+		const { size } = await file.stat()
+		if (size !== sizeBytes)
+			throw new OperatorError(
+				`storing ${key} in ${name}: ${localFile} has ${size} bytes instead of ${sizeBytes}`,
+			)
+		const inParts = sizeBytes > singlePutBytes
+		const partSize = Math.max(partBytes, Math.ceil(sizeBytes / mostParts / mebibyte) * mebibyte)
+		const measured = await measureFile(file, {
+			sizeBytes,
+			partBytes: inParts ? partSize : Math.max(sizeBytes, 1),
+			signal,
+		})
+		if (measured.digest !== digest)
+			throw new OperatorError(`storing ${key} in ${name}: ${localFile} does not have the digest ${digest}`, {
+				hint: `sha256sum ${localFile}`,
+			})
+		const putId = randomUUID()
+		const upload = {
+			bucket,
+			key,
+			metadata: { [digestField]: digest, [putField]: putId },
+			bytesOf: (part: FilePart) => readStretch(file, part),
+			...(onProgress === undefined ? {} : { onProgress }),
+			...(signal === undefined ? {} : { signal }),
+		}
+		const { sdk, client } = await connected()
+		let refused: unknown
+		try {
+			if (inParts)
+				await uploadInParts(
+					{ sdk, client },
+					{ ...upload, ...measured, sizeBytes },
+					options.concurrentParts ?? 3,
+					() => findHead(key, signal),
+				)
+			else await uploadWhole({ sdk, client }, { ...upload, part: measured.parts[0] as FilePart })
+		} catch (error) {
+			// 412: something stands there. NoSuchUpload: perhaps it was completed, and the answer was lost. No status: the
+			// connection broke. Whether this call stored it, only the object itself can tell.
+			const status = statusOf(error)
+			const open = status === undefined && signal?.aborted !== true && !(error instanceof OperatorError)
+			if (!open && ![409, 412].includes(status ?? 0) && !isNoSuchUpload(error)) throw error
+			refused = error
+		}
+		const stored = await findHead(key, signal)
+		if (stored === undefined)
+			throw refused ?? s3Problem("NotStored", "the store took it, and does not have it")
+		if (stored.Metadata?.[putField] !== putId) return "already-there"
+		confirm(
+			stored,
+			{ sizeBytes, digest, crc64: measured.crc64 },
+			`${key} in ${name} (${endpoint}, bucket ${bucket})`,
+		)
+		return "stored" as const
+	}
+
+	return {
+		name,
+		place: `${endpoint}/${bucket}`,
+		probe: () =>
+			told("looking into the bucket", place, signalOf(), async () => {
+				// Not HeadBucket: some tokens may not, and its refusals carry no code. One key of a list tells all.
+				await listPage({ prefix: "", most: 1 }, signalOf())
+			}),
+		head: async (key) => {
+			checkKey(key, name)
+			const found = await told(`looking at ${key}`, place, signalOf(), () => findHead(key, signalOf()))
+			return found === undefined ? undefined : headOf(key, found)
+		},
+		async *list(prefix) {
+			checkPrefix(prefix, name)
+			let after: string | undefined
+			do {
+				const input = { prefix, ...(after === undefined ? {} : { after }) }
+				const page = await told(`listing ${prefix === "" ? "all" : prefix}`, place, signalOf(), () =>
+					listPage(input, signalOf()),
+				)
+				for (const { Key: key, Size: sizeBytes, ETag: etag, LastModified: storedAt } of page.Contents ?? []) {
+					if (key === undefined || sizeBytes === undefined || etag === undefined || storedAt === undefined)
+						continue
+					if (key.startsWith(prefix) && problemOfKey(key) === undefined)
+						yield { key, sizeBytes, etag, storedAt }
+				}
+				after = page.IsTruncated === true ? page.NextContinuationToken : undefined
+			} while (after !== undefined)
+		},
+		get: async (key, getOptions = {}) => {
+			checkKey(key, name)
+			const signal = signalOf(getOptions.signal)
+			return await told(`reading ${key}`, place, signal, async () => {
+				const answer = await requestBytes(await connected(), { bucket, key, ...getOptions }, signal)
+				const { body, sizeBytes } = expectBytes(answer, getOptions)
+				const rename = (error: unknown) => s3Error(error, `reading ${key}`, place, signal)
+				return exactly(body, sizeBytes, rename)
+			})
+		},
+		put: async (key, localFile, putOptions) => {
+			checkNewKey(key, name)
+			const signal = signalOf(putOptions.signal)
+			return await told(`storing ${key}`, place, signal, async () => {
+				signal?.throwIfAborted()
+				const file = await open(localFile).catch((error: unknown) => {
+					throw systemError(error, `reading ${localFile}`)
+				})
+				try {
+					return await put(key, localFile, file, putOptions)
+				} finally {
+					await file.close()
+				}
+			})
+		},
+		async [Symbol.asyncDispose]() {
+			if (connection !== undefined) (await connection).client.destroy()
+		},
+	}
+}
+
+async function told<T>(
+	doing: string,
+	place: { name: string; endpoint: string; bucket: string },
+	signal: AbortSignal | undefined,
+	work: () => Promise<T>,
+): Promise<T> {
+	try {
+		return await work()
+	} catch (error) {
+		throw s3Error(error, doing, place, signal)
+	}
+}
+
+const isNoSuchUpload = (error: unknown) => error instanceof Error && error.name === "NoSuchUpload"
+
+function headOf(key: string, answer: HeadObjectCommandOutput): ObjectHead {
+	const claimedDigest = answer.Metadata?.[digestField]
+	return {
+		key,
+		sizeBytes: answer.ContentLength ?? 0,
+		storedAt: answer.LastModified ?? new Date(0),
+		etag: answer.ETag ?? "",
+		...(claimedDigest === undefined ? {} : { claimedDigest }),
+	}
+}
+
+async function uploadWhole(
+	{ sdk, client }: Connection,
+	upload: {
+		bucket: string
+		key: string
+		metadata: Record<string, string>
+		part: FilePart
+		bytesOf: (part: FilePart) => AsyncIterable<Buffer>
+		onProgress?: (doneBytes: number) => void
+		signal?: AbortSignal
+	},
+): Promise<void> {
+	const command = new sdk.PutObjectCommand({
+		Bucket: upload.bucket,
+		Key: upload.key,
+		Metadata: upload.metadata,
+		ContentType: "application/octet-stream",
+		ContentLength: upload.part.sizeBytes,
+		ChecksumCRC64NVME: upload.part.crc64,
+		IfNoneMatch: "*",
+	})
+	sendBytes(command, {
+		...upload.part,
+		open: () => upload.bytesOf(upload.part),
+		...(upload.onProgress === undefined ? {} : { onSent: upload.onProgress }),
+	})
+	await client.send(command, upload.signal === undefined ? {} : { abortSignal: upload.signal })
+}
+
+/** Holds what the store says of an object against what was sent. */
+function confirm(
+	stored: HeadObjectCommandOutput,
+	sent: { sizeBytes: number; digest: string; crc64: string },
+	shown: string,
+): void {
+	const differs = (what: string, has: unknown, wanted: unknown) => {
+		if (has === wanted) return
+		throw new OperatorError(
+			`${shown}: after storing, its ${what} is ${has ?? "not told"} instead of ${wanted}`,
+			{
+				hint: "look at the object; comfyume never deletes, so a damaged one must be removed by hand",
+			},
+		)
+	}
+	differs("size", stored.ContentLength, sent.sizeBytes)
+	differs("CRC64NVME", stored.ChecksumCRC64NVME, sent.crc64)
+	differs("sha256", stored.Metadata?.[digestField], sent.digest)
+}
