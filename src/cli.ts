@@ -66,6 +66,7 @@ async function main(argv: readonly string[]): Promise<void> {
 			talk: (text) => void process.stderr.write(text),
 			interactive: process.stderr.isTTY === true && process.env.TERM !== "dumb",
 			columns: process.stderr.columns || 80,
+			rows: process.stderr.rows || 24,
 			color: process.stderr.isTTY === true && !process.env.NO_COLOR && process.env.TERM !== "dumb",
 		},
 		stdin: process.stdin,

@@ -68,8 +68,8 @@ export async function planBackup(
 					},
 			),
 		next: ({ exitCode, dryRun }) => {
-			if (dryRun) return `comfyume backup --env ${environment.name}`
-			return exitCode === exitCodes.done ? `comfyume restore --env ${environment.name} --dry-run` : undefined
+			if (dryRun) return `comfyume backup ${context.spoken}`
+			return exitCode === exitCodes.done ? `comfyume restore ${context.spoken} --dry-run` : undefined
 		},
 	}
 }

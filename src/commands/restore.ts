@@ -110,7 +110,7 @@ export async function planRestore(
 ): Promise<Plan> {
 	const { environment, hostConfiguration, host, summary } = context
 	const artifacts = await artifactsOf(context, packageRoot, options)
-	const again = `comfyume restore --env ${environment.name}`
+	const again = `comfyume restore ${context.spoken}`
 	return {
 		command: "restore",
 		environment: environment.name,
@@ -120,7 +120,7 @@ export async function planRestore(
 		summary: () => artifacts.flatMap(({ name }) => summary.get(name) ?? missing(name)),
 		next: ({ exitCode, dryRun }) => {
 			if (dryRun) return again
-			return exitCode === exitCodes.done ? `comfyume backup --env ${environment.name}` : again
+			return exitCode === exitCodes.done ? `comfyume backup ${context.spoken}` : again
 		},
 	}
 }

@@ -88,6 +88,7 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 				}),
 			),
 			gitToken: undefined,
+			spoken: `--env ${environmentName}`,
 			comfyume: "0.0.0-test",
 			now,
 			randomId: () => randomBytes(4).toString("hex"),

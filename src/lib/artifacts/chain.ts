@@ -30,6 +30,8 @@ import { digestFile, type Tree, treeDigest } from "./tree.ts"
 export type Wanted = {
 	environment: string
 	host: string
+	/** The options that name the environment, for commands to type next. */
+	spoken: string
 	/** Only what was taken at this time or before; the newest of all without it. */
 	at?: Date
 	/** Take the backups of the scripts that came before, which have no sidecar. */
@@ -277,8 +279,8 @@ function nothingGood({ sources, artifact, wanted }: Acquiring, tried: readonly s
 	return new OperatorError([found, ...unreachable].join("; "), {
 		hint:
 			tried.length === 0
-				? `comfyume restore --env ${wanted.environment} --only ${artifact.name} --allow-unverified   # also takes backups without a sidecar`
-				: `comfyume restore --env ${wanted.environment} --only ${artifact.name} --at <an earlier date>`,
+				? `comfyume restore ${wanted.spoken} --only ${artifact.name} --allow-unverified   # also takes backups without a sidecar`
+				: `comfyume restore ${wanted.spoken} --only ${artifact.name} --at <an earlier date>`,
 	})
 }
 

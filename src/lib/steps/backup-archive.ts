@@ -21,11 +21,12 @@ export function backupArchive(
 	artifact: ArchiveArtifact,
 	destinations: readonly Source[],
 ): Step {
-	const { environment, hostConfiguration, host, now, signal, summary } = context
+	const { environment, hostConfiguration, host, spoken, now, signal, summary } = context
 	const ownership = !host.standIn
 	const wanted: Wanted = {
 		environment: environment.name,
 		host: hostConfiguration.name,
+		spoken,
 		allowUnverified: false,
 	}
 
@@ -51,7 +52,7 @@ export function backupArchive(
 
 	return {
 		id: artifact.name,
-		title: `${artifact.name}: ${artifact.holds}`,
+		title: artifact.name,
 		check: async (report) => {
 			const { tree, digest, standing } = await survey()
 			for (const { path, because } of tree.leftOut) report.note(`${path} is left out: ${because}`)

@@ -24,11 +24,12 @@ export function backupCheckout(
 	artifact: GitArtifact,
 	destinations: readonly Source[],
 ): Step {
-	const { environment, hostConfiguration, host, now, signal, summary } = context
+	const { environment, hostConfiguration, host, spoken, now, signal, summary } = context
 	const checkout = checkoutOf(context, artifact)
 	const wanted: Wanted = {
 		environment: environment.name,
 		host: hostConfiguration.name,
+		spoken,
 		allowUnverified: false,
 	}
 
@@ -36,7 +37,7 @@ export function backupCheckout(
 		const state = await readCheckout(host, checkout)
 		if (state.state !== "present")
 			throw new OperatorError(state.state === "absent" ? `${checkout.path} is not there` : state.because, {
-				hint: `comfyume restore --env ${environment.name} --only ${artifact.name}`,
+				hint: `comfyume restore ${spoken} --only ${artifact.name}`,
 			})
 		rejectUnrepeatable(state, checkout)
 		const standing = await Promise.all(
@@ -55,7 +56,7 @@ export function backupCheckout(
 
 	return {
 		id: artifact.name,
-		title: `${artifact.name}: ${artifact.holds}`,
+		title: artifact.name,
 		check: async () => {
 			const { commit, standing } = await survey()
 			const lacking = standing.filter(({ newest }) => newest?.commit !== commit)
@@ -138,12 +139,13 @@ export function restoreCheckout(
 	artifact: GitArtifact,
 	{ requires, at, gitAllowed }: RestoreCheckoutOptions,
 ): Step {
-	const { environment, hostConfiguration, host, sources, signal, summary, gitToken } = context
+	const { environment, hostConfiguration, host, spoken, sources, signal, summary, gitToken } = context
 	const checkout = checkoutOf(context, artifact)
 	const pin = environment.git[artifact.checkout].commit
 	const wanted: Wanted = {
 		environment: environment.name,
 		host: hostConfiguration.name,
+		spoken,
 		allowUnverified: false,
 		...(at === undefined ? {} : { at }),
 	}
@@ -166,7 +168,7 @@ export function restoreCheckout(
 
 	return {
 		id: artifact.name,
-		title: `${artifact.name}: ${artifact.holds}`,
+		title: artifact.name,
 		requires,
 		check: async () => {
 			const { state, want } = await survey()
@@ -193,7 +195,7 @@ export function restoreCheckout(
 			if (!gitAllowed)
 				throw new OperatorError(`${artifact.name} comes from git, and --from leaves git out`, {
 					exitCode: exitCodes.usage,
-					hint: `comfyume restore --env ${environment.name} --from git --only ${artifact.name}`,
+					hint: `comfyume restore ${spoken} --from git --only ${artifact.name}`,
 				})
 			const { state, want } = await survey()
 			if (state.state === "present" && state.changes.length > 0)

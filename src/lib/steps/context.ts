@@ -15,6 +15,8 @@ export type StepContext = {
 	sources: readonly Source[]
 	/** For git over HTTPS. */
 	gitToken: Secret | undefined
+	/** How the operator named the environment, for commands to type next: `--env production`, with what else it took. */
+	spoken: string
 	comfyume: string
 	now: () => Date
 	randomId: () => string

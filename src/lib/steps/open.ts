@@ -14,7 +14,7 @@ import {
 import type { Environment, HostConfiguration } from "../config/environment.ts"
 import { loadSecrets, type Secrets, secretsFromPayload } from "../config/secrets.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
-import { command } from "../host/command.ts"
+import { command, quoteForShell } from "../host/command.ts"
 import { readOnlyHost } from "../host/host.ts"
 import { keyringReader } from "../host/keyring.ts"
 import { type LocalHost, localHost } from "../host/local.ts"
@@ -46,6 +46,8 @@ export type Target = {
 	environment: Environment
 	hostConfiguration: HostConfiguration
 	secrets: Secrets
+	/** How the operator named the environment, for commands to type next. */
+	spoken: string
 	/** True when this machine, or a directory that stands in for it, is the host. */
 	here: boolean
 	/** What a remote caller sent along besides; undefined for a run that was started here. */
@@ -59,6 +61,7 @@ export const sentAlongSchema = z.strictObject({
 	configurationPath: z.string(),
 	environment: z.string(),
 	host: z.string(),
+	spoken: z.string(),
 	secrets: z.string(),
 	twin: z.strictObject({ state: z.enum(["offline", "online", "unknown"]), because: z.string() }).optional(),
 })
@@ -93,6 +96,7 @@ export async function chooseTarget(surroundings: Surroundings, options: OpenOpti
 		environment,
 		hostConfiguration,
 		secrets,
+		spoken: spokenOptions(environment.name, options),
 		here:
 			options.here === true ||
 			hostConfiguration.connection === "directory" ||
@@ -116,9 +120,20 @@ function targetOfSession(payload: unknown): Target {
 		environment,
 		hostConfiguration: chooseHost(environment, sent.host),
 		secrets: secretsFromPayload(new Secret(sent.secrets)),
+		spoken: sent.spoken,
 		here: true,
 		sent,
 	}
+}
+
+function spokenOptions(environment: string, { config, host, secrets, here }: OpenOptions): string {
+	return [
+		`--env ${environment}`,
+		...(host === undefined ? [] : [`--host ${host}`]),
+		...(here === true ? ["--here"] : []),
+		...(config === undefined ? [] : [`--config ${quoteForShell(config)}`]),
+		...(secrets === undefined ? [] : [`--secrets ${quoteForShell(secrets)}`]),
+	].join(" ")
 }
 
 function chooseHost(environment: Environment, wanted: string | undefined): HostConfiguration {
@@ -148,7 +163,7 @@ export type Opened = { context: StepContext; [Symbol.asyncDispose](): Promise<vo
  */
 export async function openHere(
 	surroundings: Surroundings,
-	{ environment, hostConfiguration, secrets }: Target,
+	{ environment, hostConfiguration, secrets, spoken }: Target,
 	options: OpenOptions,
 ): Promise<Opened> {
 	const { signal, variables, now, randomId, version } = surroundings
@@ -176,6 +191,7 @@ export async function openHere(
 			host,
 			sources: wrapped,
 			gitToken: secrets.find("GH_TOKEN"),
+			spoken,
 			comfyume: version,
 			now,
 			randomId,

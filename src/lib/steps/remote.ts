@@ -30,7 +30,7 @@ const keepaliveMs = 15_000
  */
 export async function runElsewhere(
 	surroundings: Surroundings,
-	{ configuration, environment, hostConfiguration, secrets }: Target,
+	{ configuration, environment, hostConfiguration, secrets, spoken }: Target,
 	{ argv, hostFingerprint, twin, reporter }: RemoteOptions,
 ): Promise<ExitCode> {
 	if (hostConfiguration.connection !== "ssh") throw new Error("a directory is never elsewhere")
@@ -67,6 +67,7 @@ export async function runElsewhere(
 		configurationPath: configuration.path,
 		environment: environment.name,
 		host: name,
+		spoken,
 		secrets: secrets.toPayload().reveal(),
 		twin,
 	}

@@ -32,11 +32,12 @@ export function restoreArchive(
 	artifact: ArchiveArtifact,
 	options: RestoreArchiveOptions,
 ): Step {
-	const { environment, hostConfiguration, host, sources, now, signal, summary } = context
+	const { environment, hostConfiguration, host, spoken, sources, now, signal, summary } = context
 	const ownership = !host.standIn
 	const wanted: Wanted = {
 		environment: environment.name,
 		host: hostConfiguration.name,
+		spoken,
 		allowUnverified: options.allowUnverified,
 		...(options.at === undefined ? {} : { at: options.at }),
 	}
@@ -45,7 +46,7 @@ export function restoreArchive(
 
 	return {
 		id: artifact.name,
-		title: `${artifact.name}: ${artifact.holds}`,
+		title: artifact.name,
 		requires: options.requires,
 		check: async () => {
 			const live = await readTree(host, artifact, "/", signal)
@@ -112,7 +113,7 @@ export function restoreArchive(
 			noteSummary(
 				source.name,
 				{ name, sidecar: verified.sidecar, digest: verified.digest },
-				verified.sidecar === undefined ? "UNVERIFIED: no sidecar" : "digest, members, files on the disk",
+				verified.sidecar === undefined ? "UNVERIFIED: no sidecar" : "byte for byte",
 			)
 			await host.files.remove(verified.archiveFile)
 		},

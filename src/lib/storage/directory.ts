@@ -12,6 +12,7 @@ import {
 	readdir,
 	rename,
 	rm,
+	statfs,
 } from "node:fs/promises"
 import { basename, dirname, join } from "node:path"
 import { Readable } from "node:stream"
@@ -66,15 +67,15 @@ export function directoryStore(options: DirectoryStoreOptions): HealableStore {
 	return {
 		name,
 		place,
+		freeBytes: async () => {
+			await ready()
+			const { bavail, bsize } = await statfs(directory)
+			return bavail * bsize
+		},
 		probe: async () => {
 			await ready()
-			await guarded(`using ${name} (${place})`, async () => {
-				await access(directory, constants.R_OK | constants.W_OK | constants.X_OK)
-				// Root passes every permission check, and a read-only mount passes some: only a write is proof.
-				const probe = join(directory, `.probe.${randomUUID().slice(0, 8)}.partial`)
-				await (await open(probe, "wx", 0o600)).close()
-				await rm(probe)
-			})
+			// Whether it can be written is for `put` to find out: restoring from a read-only share is fine.
+			await guarded(`using ${name} (${place})`, () => access(directory, constants.R_OK | constants.X_OK))
 		},
 		head: async (key) => {
 			checkKey(key, name)
