@@ -1,9 +1,8 @@
 // argv -> command -> exit code. The only owner of signals and of process.exitCode.
-import { randomBytes } from "node:crypto"
 import { readFileSync } from "node:fs"
 import { fileURLToPath } from "node:url"
-import { Command, CommanderError } from "commander"
-import { type ExitCode, exitCodes, messageOf, OperatorError } from "./lib/errors.ts"
+import type { Command, CommanderError } from "commander"
+import { codeOf, type ExitCode, exitCodes, messageOf, OperatorError } from "./lib/errors.ts"
 import type { CommandRun, Surroundings } from "./lib/ui/surroundings.ts"
 
 // Commands load when they are called: `--help` and `--version` need neither ssh2 nor the AWS SDK.
@@ -40,6 +39,15 @@ const sessionOption = "--session"
 await main(process.argv.slice(2))
 
 async function main(argv: readonly string[]): Promise<void> {
+	// In a clone this is src/cli.ts; in the package and in a release it is dist/cli/cli.js.
+	const packageRoot = fileURLToPath(
+		new URL(import.meta.url.endsWith(".ts") ? ".." : "../..", import.meta.url),
+	)
+	// Scripts ask for the version often; loading Commander and opening streams would double the time of an answer.
+	if (argv.length === 1 && (argv[0] === "--version" || argv[0] === "-V")) {
+		process.stdout.on("error", () => {}).write(`${versionOf(packageRoot)}\n`)
+		return
+	}
 	const controller = new AbortController()
 	let stoppedBy: ExitCode | undefined
 	for (const [name, exitCode] of Object.entries(signals)) {
@@ -53,10 +61,6 @@ async function main(argv: readonly string[]): Promise<void> {
 	// A closed pipe (`comfyume … | head`) ends what we say, not what we do.
 	for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {})
 
-	// In a clone this is src/cli.ts; in the package and in a release it is dist/cli/cli.js.
-	const packageRoot = fileURLToPath(
-		new URL(import.meta.url.endsWith(".ts") ? ".." : "../..", import.meta.url),
-	)
 	let finished: ExitCode = exitCodes.done
 	const surroundings: Surroundings = {
 		variables: process.env,
@@ -71,7 +75,8 @@ async function main(argv: readonly string[]): Promise<void> {
 		},
 		stdin: process.stdin,
 		now: () => new Date(),
-		randomId: () => randomBytes(4).toString("hex"),
+		// Not node:crypto, which every start would pay for.
+		randomId: () => crypto.randomUUID().slice(0, 8),
 		signal: controller.signal,
 		packageRoot,
 		version: versionOf(packageRoot),
@@ -104,6 +109,7 @@ async function main(argv: readonly string[]): Promise<void> {
 }
 
 async function build(argv: readonly string[], run: CommandRun): Promise<Command> {
+	const { Command } = await import("commander")
 	const program = new Command("comfyume")
 		.description("Backs up, restores, verifies and deploys ComfyUI workshop servers, and proves that it did.")
 		.version(run.surroundings.version)
@@ -130,7 +136,7 @@ function inheriting(parent: Command, child: Command): Command {
 }
 
 function report(error: unknown, { terminal }: Surroundings): ExitCode {
-	if (error instanceof CommanderError) {
+	if (isCommanderError(error)) {
 		if (error.exitCode === 0) return exitCodes.done
 		const message = error.message.replace(/^error: /, "")
 		// With no command at all Commander "fails" with its help text as the message.
@@ -147,6 +153,11 @@ function report(error: unknown, { terminal }: Surroundings): ExitCode {
 			"  next: report it with the lines above\n",
 	)
 	return exitCodes.bug
+}
+
+// By its code: the class itself would have to be loaded for every start.
+function isCommanderError(error: unknown): error is CommanderError {
+	return codeOf(error)?.startsWith("commander.") === true
 }
 
 function versionOf(packageRoot: string): string {
