@@ -158,13 +158,36 @@ describeWith("instances", "a world that ends", () => {
 		expect(await traces(world.address)).toEqual(nothing)
 	})
 
-	test("is cleared away by the next one when its process was killed, and not while that lives", async () => {
+	test("can be destroyed in the middle of a reboot, more than once", async () => {
+		await using world = await createWorld()
+		for (const after of [0, 40, 80, 120, 160]) {
+			const instance = await world.createInstance(options)
+			await instance.waitForSsh()
+			await instance.run(["systemctl", "reboot"], { allowedExitCodes: "any" })
+			const startedAt = performance.now()
+			await poll(() => performance.now() - startedAt > after, {
+				what: "the moment",
+				deadlineMs: 1_000,
+				intervalMs: 5,
+			})
+			await Promise.all([instance.destroy(), instance.destroy()])
+			const { mounts, processes } = await traces(world.address)
+			const left = [...mounts, ...processes].filter((line) =>
+				line.includes(instance.root.split("/").at(-2) ?? ""),
+			)
+			expect(left).toEqual([])
+		}
+	})
+
+	test("is cleared away when its process was killed, and not while that lives", async () => {
+		// Made first, so that it can't be given the abandoned world's number.
+		await using living = await createWorld()
 		const script = new URL("../../support/instance/abandon.ts", import.meta.url).pathname
 		const abandoned = (await run(process.execPath, [script], { allowedExitCodes: "any" })).stdout.trim()
 		expect(abandoned).toMatch(/^198\.18\.\d+\.1$/)
-		await using living = await createWorld()
-		expect(await traces(abandoned)).toEqual(nothing)
+		// What `createWorld` begins with.
 		await sweepLeftovers()
+		expect(await traces(abandoned)).toEqual(nothing)
 		expect((await traces(living.address)).links).not.toEqual([])
 	})
 })

@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url"
 import { poll } from "../poll.ts"
 import { type Ran, type RunOptions, run } from "../run.ts"
 import { groupDirectories, processesIn } from "./control-groups.ts"
-import { instanceName, removeInstance } from "./remove.ts"
+import { givenUpFile, instanceName, removeInstance } from "./remove.ts"
 import type { WorldRecord } from "./world.ts"
 
 export type InstanceOptions = {
@@ -100,10 +100,7 @@ export async function createInstance(options: InstanceOptions & Placement): Prom
 
 	let destroyed: Promise<void> | undefined
 	const destroy = () => {
-		destroyed ??= (async () => {
-			await removeInstance(id, directory)
-			await supervisor.ended
-		})()
+		destroyed ??= removeInstance(id, directory, () => supervisor.exitCode !== null)
 		return destroyed
 	}
 
@@ -148,10 +145,13 @@ export async function createInstance(options: InstanceOptions & Placement): Prom
 				script,
 				id,
 				groups.join(" "),
+				givenUpFile(directory),
 				...["--quiet", "--boot", "--register=no", "--keep-unit", "--link-journal=no", "--console=pipe"],
 				...[`--machine=${id}`, `--hostname=${hostname}`, `--directory=${root}`],
 				...[`--network-namespace-path=/run/netns/${id}`, "--resolv-conf=off", "--timezone=off"],
-				// The firewall is the instance's own.
+				// The firewall is the instance's own. Docker inside would also take --capability=all,
+				// --system-call-filter="add_key keyctl bpf @keyring @mount", /var/lib/docker and /var/lib/containerd bound from
+				// a disk that is no overlay, and a unit that remounts /sys/fs/cgroup and /proc/sys read-write.
 				"--capability=CAP_NET_ADMIN",
 				...bindArguments,
 			],
@@ -159,7 +159,7 @@ export async function createInstance(options: InstanceOptions & Placement): Prom
 			{ stdio: ["ignore", log.fd, log.fd], detached: true },
 		)
 		await log.close()
-		return { ended: new Promise<void>((resolve) => child.once("exit", () => resolve())) }
+		return child
 	}
 }
 

@@ -1,5 +1,7 @@
 // Removing instances and worlds from this machine: processes, mounts, network, directories.
-import { readdir, readFile, rm } from "node:fs/promises"
+import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises"
+import { join } from "node:path"
+import { poll } from "../poll.ts"
 import { run } from "../run.ts"
 import { groupDirectories, killGroups } from "./control-groups.ts"
 import type { WorldRecord } from "./world.ts"
@@ -7,9 +9,28 @@ import type { WorldRecord } from "./world.ts"
 /** The name under which an instance's network namespace and control groups are found. */
 export const instanceName = (world: number, index: number) => `cfy${world}i${index}`
 
-/** Removes one instance. What isn't there (any more) is passed over. */
-export async function removeInstance(name: string, directory: string): Promise<void> {
-	await killGroups(await groupDirectories(name))
+/** The file in an instance's directory that tells its supervisor not to start it again. */
+export const givenUpFile = (directory: string) => join(directory, "given-up")
+
+/**
+ * Removes one instance. What isn't there (any more) is passed over.
+ * @param hasEnded whether the supervisor is gone, where it can be known: a reboot may be under way
+ */
+export async function removeInstance(
+	name: string,
+	directory: string,
+	hasEnded: () => boolean = () => true,
+): Promise<void> {
+	await mkdir(directory, { recursive: true })
+	await writeFile(givenUpFile(directory), "")
+	const groups = await groupDirectories(name)
+	await poll(
+		async () => {
+			await killGroups(groups)
+			return hasEnded()
+		},
+		{ what: `the end of ${name}`, deadlineMs: 15_000, intervalMs: 5 },
+	)
 	await removeNamespace(name)
 	await unmountBelow(directory)
 	await rm(directory, { recursive: true, force: true })

@@ -1,10 +1,12 @@
 #!/bin/sh
 # Runs one instance, and starts it again when it reboots. Stays outside of the instance's control groups, so that all
 # that is in them can be killed while somebody is left to reap it.
-# Arguments: name of the network namespace, the control group directories (separated by spaces), nspawn's arguments.
+# Arguments: name of the network namespace, the control group directories (separated by spaces), a file whose being there
+# means that the instance is given up, nspawn's arguments.
 namespace=$1
 groups=$2
-shift 2
+given_up=$3
+shift 3
 
 # What a machine forgets when it reboots, and a network namespace doesn't.
 forget_firewall() {
@@ -19,7 +21,7 @@ for argument in "$@"; do
 	case $argument in --directory=*) root=${argument#--directory=} ;; esac
 done
 
-while :; do
+while [ ! -e "$given_up" ]; do
 	(
 		# Every instance has groups of its own: in a shared one, two systemds would take each other's services for theirs.
 		for group in $groups; do
