@@ -37,7 +37,7 @@ export function readKnownHosts(text: string): KnownKey[] {
 }
 
 /** The name under which OpenSSH files a host: the bare address at port 22, `[address]:port` elsewhere. */
-export function knownHostName({ address, port }: HostAddress): string {
+function knownHostName({ address, port }: HostAddress): string {
 	return port === 22 ? address.toLowerCase() : `[${address.toLowerCase()}]:${port}`
 }
 

@@ -13,7 +13,7 @@ import { command } from "./command.ts"
 import { lastLines } from "./failures.ts"
 import type { Host } from "./host.ts"
 
-export type ReleaseArch = "x64" | "arm64"
+type ReleaseArch = "x64" | "arm64"
 
 /** What `npm run release` wrote beside its archive, and where the archive lies here. */
 export type ReleaseArchive = {
