@@ -1,6 +1,6 @@
 // Puts a verified archive in the place of what lies on the disk: unpacked beside it, compared once more, swapped in.
 // What stood there before is kept.
-import { lstat, rm } from "node:fs/promises"
+import { lstat } from "node:fs/promises"
 import { dirname, join } from "node:path"
 import { codeOf, OperatorError, systemError } from "../errors.ts"
 import { command } from "../host/command.ts"
@@ -42,10 +42,7 @@ export async function replaceWith(
 		await unpackArchive(host, verified.archiveFile, staging)
 		await demandModes(host, verified.tree, staging)
 		await compare(host, artifact, verified, staging)
-		const moves =
-			artifact.replace === "files" || artifact.paths.some((path) => path.includes("*"))
-				? await swapFiles(host, artifact, verified.tree, staging, keep)
-				: await swapTrees(host, artifact, staging, keep)
+		const moves = await swapFiles(host, artifact, verified.tree, staging, keep)
 		await host.execute(command("sync", "--file-system", host.path(dirname(base))))
 		return {
 			keptIn: moves.some(({ kept }) => kept) ? keep : undefined,
@@ -89,27 +86,10 @@ async function compare(
 	throw new OperatorError(`what was unpacked is not what was verified: ${said.join("; ")}`)
 }
 
-async function swapTrees(
-	host: LocalHost,
-	artifact: ArchiveArtifact,
-	staging: string,
-	keep: string,
-): Promise<Move[]> {
-	const moves: Move[] = []
-	for (const path of artifact.paths) {
-		if (!(await exists(host, join(staging, path)))) continue
-		const kept = await exists(host, path)
-		await host.files.makeDirectory(dirname(path), 0o755)
-		if (kept) {
-			await host.files.makeDirectory(dirname(join(keep, path)), 0o700)
-			await host.files.rename(path, join(keep, path))
-		}
-		await host.files.rename(join(staging, path), path)
-		moves.push({ path, kept })
-	}
-	return moves
-}
-
+/**
+ * File by file, and never whole directories: a directory can't be renamed everywhere (a mount point, the lower layer of
+ * an overlay), a file's rename is atomic, and what is the same already isn't touched.
+ */
 async function swapFiles(
 	host: LocalHost,
 	artifact: ArchiveArtifact,
@@ -129,24 +109,44 @@ async function swapFiles(
 		const standing = live.get(entry.path)
 		if (standing !== undefined && sameEntry(standing, entry, !host.standIn)) continue
 		if (entry.type === "directory") {
-			await placeDirectory(host, path, join(staging, entry.path), join(keep, path), entry)
+			moves.push(...(await placeDirectory(host, path, join(staging, entry.path), join(keep, path), entry)))
 			continue
 		}
 		await host.files.makeDirectory(dirname(path), 0o755)
 		const kept = await exists(host, path)
 		if (kept) await keepAside(host, path, join(keep, path))
-		await host.files.rename(join(staging, entry.path), path)
+		await place(host, join(staging, entry.path), path)
 		moves.push({ path, kept })
 	}
 	if (artifact.replace === "files") return moves
-	// What isn't in the snapshot goes last: until then nothing is missing that was there.
+	// What isn't in the snapshot goes last: until then nothing is missing that was there. Deepest first, so that
+	// directories are empty when their turn comes; one that isn't holds what is no part of the artifact, and stays.
 	const wanted = new Set(tree.entries.map(({ path }) => path))
-	for (const extra of [...live.keys()].filter((path) => !wanted.has(path))) {
-		await host.files.makeDirectory(dirname(join(keep, extra)), 0o700)
-		await host.files.rename(`/${extra}`, join(keep, extra))
-		moves.push({ path: `/${extra}`, kept: true })
+	for (const extra of [...live.values()].filter(({ path }) => !wanted.has(path)).reverse()) {
+		const path = `/${extra.path}`
+		if (extra.type === "directory") {
+			await host.execute(command("rmdir", "--", host.path(path)), { allowedExitCodes: [1] })
+			continue
+		}
+		await host.files.makeDirectory(dirname(join(keep, path)), 0o700)
+		await host.files.rename(path, join(keep, path))
+		moves.push({ path, kept: true })
 	}
 	return moves
+}
+
+/** By a rename; across file systems by a copy beside the place, which is then renamed. */
+async function place(host: LocalHost, staged: string, path: string): Promise<void> {
+	try {
+		await host.files.rename(staged, path)
+	} catch (error) {
+		if (!(error instanceof OperatorError) || codeOf(error.cause) !== "EXDEV") throw error
+		const partial = `${path}.comfyume.partial`
+		await host.execute(
+			command("cp", "--archive", "--no-target-directory", "--", host.path(staged), host.path(partial)),
+		)
+		await host.files.rename(partial, path)
+	}
 }
 
 /** A directory isn't replaced: what else lies in it stays. It gets the mode and owner it had. */
@@ -156,18 +156,18 @@ async function placeDirectory(
 	staged: string,
 	keep: string,
 	entry: TreeEntry,
-): Promise<void> {
+): Promise<Move[]> {
 	const facts = await lstat(host.path(path)).catch(() => undefined)
-	if (facts !== undefined && !facts.isDirectory()) {
-		await host.files.makeDirectory(dirname(keep), 0o700)
-		await host.files.rename(path, keep)
-	}
+	const inTheWay = facts !== undefined && !facts.isDirectory()
+	if (inTheWay) await keepAside(host, path, keep)
+	if (inTheWay) await host.files.remove(path)
 	await host.files.makeDirectory(path, entry.mode)
 	await host.execute(command("chmod", `--reference=${host.path(staged)}`, "--", host.path(path)))
 	if (!host.standIn)
 		await host.execute(
 			command("chown", "--no-dereference", `--reference=${host.path(staged)}`, "--", host.path(path)),
 		)
+	return facts === undefined || inTheWay ? [{ path, kept: inTheWay }] : []
 }
 
 /**
@@ -177,7 +177,11 @@ async function placeDirectory(
 async function keepAside(host: LocalHost, path: string, keep: string): Promise<void> {
 	await host.files.makeDirectory(dirname(keep), 0o700)
 	const facts = await lstat(host.path(path))
-	if (facts.isDirectory()) return host.files.rename(path, keep)
+	if (facts.isDirectory()) {
+		// `mv` copies where the directory can't be renamed.
+		await host.execute(command("mv", "--no-target-directory", "--", host.path(path), host.path(keep)))
+		return
+	}
 	try {
 		if (await host.files.link(path, keep)) return
 	} catch (error) {
@@ -192,11 +196,14 @@ async function keepAside(host: LocalHost, path: string, keep: string): Promise<v
 
 async function undo(host: LocalHost, moves: readonly Move[], keep: string): Promise<void> {
 	for (const { path, kept } of [...moves].reverse()) {
+		const standing = await lstat(host.path(path)).catch(() => undefined)
+		if (!kept || standing?.isDirectory() === true) await host.files.remove(path)
 		if (kept) {
-			const standing = await lstat(host.path(path)).catch(() => undefined)
-			if (standing?.isDirectory() === true) await rm(host.path(path), { recursive: true })
-			await host.files.rename(join(keep, path), path)
-		} else await host.files.remove(path)
+			await host.files.makeDirectory(dirname(path), 0o755)
+			await host.execute(
+				command("mv", "--no-target-directory", "--", host.path(join(keep, path)), host.path(path)),
+			)
+		}
 	}
 }
 

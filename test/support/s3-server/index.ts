@@ -23,6 +23,8 @@ export type S3ServerOptions = {
 	directory?: string
 	/** A free port without it. */
 	port?: number
+	/** Loopback unless told otherwise; the address of a test world, for its instances. */
+	address?: string
 	/** The only region that signatures may name. */
 	region?: string
 	/** R2 says 5 MiB; tests of multipart uploads lower it. */
@@ -51,7 +53,7 @@ export type S3Server = {
 	[Symbol.asyncDispose](): Promise<void>
 }
 
-/** Starts the server on 127.0.0.1; resolves when it takes requests. */
+/** Starts the server; resolves when it takes requests. */
 export async function startS3Server(options: S3ServerOptions): Promise<S3Server> {
 	const objects = await openObjects(options.buckets, options.directory)
 	const faults: PlannedFault[] = []
@@ -76,10 +78,11 @@ export async function startS3Server(options: S3ServerOptions): Promise<S3Server>
 			response.destroy()
 		})
 	}
+	const { address = "127.0.0.1" } = options
 	const server = createServer({ keepAliveTimeout: 5_000 }, listener)
 	await new Promise<void>((resolve, reject) => {
 		server.once("error", reject)
-		server.listen(options.port ?? 0, "127.0.0.1", resolve)
+		server.listen(options.port ?? 0, address, resolve)
 	})
 	const close = () =>
 		new Promise<void>((resolve) => {
@@ -87,7 +90,7 @@ export async function startS3Server(options: S3ServerOptions): Promise<S3Server>
 			server.closeAllConnections()
 		})
 	return {
-		endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+		endpoint: `http://${address}:${(server.address() as AddressInfo).port}`,
 		log: state.log,
 		objects,
 		fault: (fault) => {
