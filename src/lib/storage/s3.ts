@@ -127,7 +127,8 @@ export function s3Store(options: S3StoreOptions): ObjectStore {
 				`storing ${key} in ${name}: ${localFile} has ${size} bytes instead of ${sizeBytes}`,
 			)
 		const inParts = sizeBytes > singlePutBytes
-		const partSize = Math.max(partBytes, Math.ceil(sizeBytes / mostParts / mebibyte) * mebibyte)
+		const partSize =
+			sizeBytes <= partBytes * mostParts ? partBytes : Math.ceil(sizeBytes / mostParts / mebibyte) * mebibyte
 		const measured = await measureFile(file, {
 			sizeBytes,
 			partBytes: inParts ? partSize : Math.max(sizeBytes, 1),
