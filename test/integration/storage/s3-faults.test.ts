@@ -4,11 +4,13 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises"
 import { createServer } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { Readable } from "node:stream"
 import { buffer } from "node:stream/consumers"
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest"
 import { OperatorError } from "../../../src/lib/errors.ts"
 import { Secret } from "../../../src/lib/secret.ts"
 import { type S3StoreOptions, s3Store } from "../../../src/lib/storage/s3.ts"
+import { exactly } from "../../../src/lib/storage/s3-read.ts"
 import {
 	type FaultAction,
 	type S3Server,
@@ -91,17 +93,27 @@ describe("a whole read", () => {
 })
 
 describe("a ranged read", () => {
-	test.each<FaultAction>(["truncate", "extend", "wrong-range", "ok-instead-of-partial"])(
-		"notices %j",
-		async (action) => {
-			await put()
-			server.fault({ match: { operation: "GetObject" }, do: action })
-			const reading = open()
-				.get("a/b", { range: { first: 10, last: 999 } })
-				.then((stream) => buffer(stream))
-			expect((await failureOf(reading)).exitCode).toBe(3)
-		},
-	)
+	test.each<[FaultAction, RegExp]>([
+		["truncate", /announces 495 bytes/],
+		["extend", /announces 1006 bytes/],
+		["wrong-range", /the store sent bytes 9-998/],
+		["ok-instead-of-partial", /sent the whole object/],
+	])("notices %j", async (action, says) => {
+		await put()
+		server.fault({ match: { operation: "GetObject" }, do: action })
+		const error = await failureOf(open().get("a/b", { range: { first: 10, last: 999 } }))
+		expect(error).toMatchObject({ exitCode: 3, message: expect.stringMatching(says) })
+	})
+})
+
+test("a body that ends early or late without a word fails", async () => {
+	for (const [sent, says] of [
+		["1234", /sent 4 bytes instead of the 5/],
+		["123456", /sent 6 bytes instead of the 5/],
+	] as const) {
+		const body = exactly(Readable.from([Buffer.from(sent)]), 5, (error) => error as OperatorError)
+		await expect(buffer(body)).rejects.toThrow(says)
+	}
 })
 
 test("a slow reader is no stall", async () => {
@@ -133,6 +145,17 @@ describe.each([
 			expect(await server.objects.read("vault", "a/b")).toEqual(content)
 		},
 	)
+
+	test("leaves what somebody else put there after it had looked", async () => {
+		const rival = Buffer.from("the rival's")
+		const object = { key: "a/b", etag: '"rival"', storedAt: new Date(), metadata: {}, contentType: "" }
+		const first = () => server.objects.write("vault", object, rival)
+		const last = operation === "UploadPart" ? "CompleteMultipartUpload" : operation
+		const fault = server.fault({ match: { operation: last }, do: { first } })
+		expect(await put(open(limits))).toBe("already-there")
+		expect(fault.hits).toBe(1)
+		expect(await server.objects.read("vault", "a/b")).toEqual(rival)
+	})
 
 	test("that keeps failing leaves nothing, and its upload is aborted", async () => {
 		server.fault({ match: { operation }, do: { status: 500 } })
