@@ -18,7 +18,7 @@ export type ConnectionOptions = {
 	retries: RetryLimits
 }
 
-export type Sdk = typeof import("@aws-sdk/client-s3")
+type Sdk = typeof import("@aws-sdk/client-s3")
 export type Connection = { sdk: Sdk; client: S3Client }
 
 /** What a request carries: bytes that can be sent again when an attempt fails. */
@@ -168,9 +168,11 @@ async function watched(
 			send(request, { ...handlerOptions, abortSignal: stop.signal }),
 			failed,
 		])
-		lookAt(handled)
+		refuseRedirect(handled)
 		const answer = handled.response.body as Readable
-		handled.response.body = watchedAnswer(answer, dog, failed, over)
+		const suspect = request.method !== "HEAD" && mayBePage(handled)
+		const first = suspect ? await Promise.race([firstChunk(answer, handled), failed]) : undefined
+		handled.response.body = watchedAnswer(answer, first, dog, failed, over)
 		return handled
 	} catch (error) {
 		over()
@@ -189,11 +191,13 @@ async function* counted(body: Readable, dog: ReturnType<typeof watchdog>): Async
 
 function watchedAnswer(
 	answer: Readable,
+	first: Buffer | undefined,
 	dog: ReturnType<typeof watchdog>,
 	failed: Promise<never>,
 	over: () => void,
 ): Readable {
 	async function* chunks() {
+		if (first !== undefined) yield first
 		for await (const chunk of answer as AsyncIterable<Buffer>) {
 			dog.moved(chunk.length)
 			// While the reader is busy with the chunk, nobody waits for the service.
@@ -211,19 +215,31 @@ function watchedAnswer(
 	return stream
 }
 
-// A proxy's or a provider's page can come with any status; taken for S3 it would look like an empty bucket.
-function lookAt({ response }: Handled): void {
+function refuseRedirect({ response }: Handled): void {
 	const { statusCode, headers } = response
-	if (statusCode >= 300 && statusCode < 400 && statusCode !== 304) {
-		response.body?.destroy()
-		throw s3Problem("Redirect", `${statusCode} to ${hostOf(headers.location)}`)
-	}
-	const isHtml = /^text\/html/i.test(headers["content-type"] ?? "")
+	if (statusCode < 300 || statusCode >= 400 || statusCode === 304) return
+	response.body?.destroy()
+	throw s3Problem("Redirect", `${statusCode} to ${hostOf(headers.location)}`)
+}
+
+// A proxy's or a provider's page can come with any status; taken for S3 it would look like an empty bucket. An overload
+// is told by its status, whatever page comes with it.
+function mayBePage({ response: { statusCode, headers } }: Handled): boolean {
 	const fromS3 = Object.keys(headers).some((name) => name.startsWith("x-amz-"))
-	if (isHtml && !fromS3 && statusCode < 500 && statusCode !== 429) {
-		response.body?.destroy()
-		throw s3Problem("HtmlAnswer", `status ${statusCode}`)
-	}
+	return (
+		/^text\/html/i.test(headers["content-type"] ?? "") && !fromS3 && statusCode < 500 && statusCode !== 429
+	)
+}
+
+// Some S3 servers call their XML text/html, so the content decides.
+async function firstChunk(answer: Readable, { response }: Handled): Promise<Buffer | undefined> {
+	const iterator = answer.iterator({ destroyOnReturn: false })
+	const { value } = (await iterator.next()) as { value?: Buffer }
+	await iterator.return?.()
+	if (value === undefined || !/^\s*<(!doctype html|html|head|body)/i.test(value.toString("latin1", 0, 200)))
+		return value
+	answer.destroy()
+	throw s3Problem("HtmlAnswer", `status ${response.statusCode}`)
 }
 
 const hostOf = (location: string | undefined) =>

@@ -1,6 +1,6 @@
 // A bucket of an S3 service (R2) as a store. Together with the other s3-*.ts files the only door to the AWS SDK, which
 // is loaded with the first request.
-import { randomUUID } from "node:crypto"
+import { createHash, randomUUID } from "node:crypto"
 import { type FileHandle, open } from "node:fs/promises"
 import type { HeadObjectCommandOutput } from "@aws-sdk/client-s3"
 import { OperatorError, systemError } from "../errors.ts"
@@ -100,8 +100,10 @@ export function s3Store(options: S3StoreOptions): ObjectStore {
 		try {
 			const command = new sdk.HeadObjectCommand({ Bucket: bucket, Key: key, ChecksumMode: "ENABLED" })
 			const answer = await client.send(command, sending(signal))
-			if (answer.ETag === undefined) throw s3Problem("ForeignAnswer", "a head without an ETag")
-			return answer
+			if (answer.ETag !== undefined) return answer
+			// Whatever answers here isn't S3; a list, which has a body, can tell what it is.
+			await listPage({ prefix: key, most: 1 }, signal)
+			throw s3Problem("ForeignAnswer", "a head without an ETag")
 		} catch (error) {
 			const status = statusOf(error)
 			if (status === undefined || ![400, 401, 403, 404].includes(status)) throw error
@@ -117,6 +119,23 @@ export function s3Store(options: S3StoreOptions): ObjectStore {
 		}
 	}
 
+	const readBack = async (
+		key: string,
+		stored: HeadObjectCommandOutput,
+		digest: string,
+		shown: string,
+		signal?: AbortSignal,
+	) => {
+		const options = stored.ETag === undefined ? {} : { ifMatch: stored.ETag }
+		const answer = await requestBytes(await connected(), { bucket, key, ...options }, signal)
+		const { body, sizeBytes } = expectBytes(answer, options)
+		const hash = createHash("sha256")
+		const rename = (error: unknown) => s3Error(error, `reading ${key} back`, place, signal)
+		for await (const chunk of exactly(body, sizeBytes, rename)) hash.update(chunk as Buffer)
+		if (hash.digest("hex") !== digest)
+			throw new OperatorError(`${shown}: read back, it has another digest`, damaged)
+	}
+
 	const put = async (key: string, localFile: string, file: FileHandle, putOptions: PutOptions) => {
 		const { sizeBytes, digest, onProgress } = putOptions
 		const signal = signalOf(putOptions.signal)
@@ -127,7 +146,8 @@ export function s3Store(options: S3StoreOptions): ObjectStore {
 				`storing ${key} in ${name}: ${localFile} has ${size} bytes instead of ${sizeBytes}`,
 			)
 		const inParts = sizeBytes > singlePutBytes
-		const partSize = Math.max(partBytes, Math.ceil(sizeBytes / mostParts / mebibyte) * mebibyte)
+		const partSize =
+			sizeBytes <= partBytes * mostParts ? partBytes : Math.ceil(sizeBytes / mostParts / mebibyte) * mebibyte
 		const measured = await measureFile(file, {
 			sizeBytes,
 			partBytes: inParts ? partSize : Math.max(sizeBytes, 1),
@@ -169,11 +189,10 @@ export function s3Store(options: S3StoreOptions): ObjectStore {
 		if (stored === undefined)
 			throw refused ?? s3Problem("NotStored", "the store took it, and does not have it")
 		if (stored.Metadata?.[putField] !== putId) return "already-there"
-		confirm(
-			stored,
-			{ sizeBytes, digest, crc64: measured.crc64 },
-			`${key} in ${name} (${endpoint}, bucket ${bucket})`,
-		)
+		const shown = `${key} in ${name} (${endpoint}, bucket ${bucket})`
+		confirm(stored, { sizeBytes, digest, crc64: measured.crc64 }, shown)
+		// A service that keeps no checksum must show the bytes themselves.
+		if (stored.ChecksumCRC64NVME === undefined) await readBack(key, stored, digest, shown, signal)
 		return "stored" as const
 	}
 
@@ -293,6 +312,10 @@ async function uploadWhole(
 	await client.send(command, upload.signal === undefined ? {} : { abortSignal: upload.signal })
 }
 
+const damaged = {
+	hint: "look at the object; comfyume never deletes, so a damaged one must be removed by hand",
+}
+
 /** Holds what the store says of an object against what was sent. */
 function confirm(
 	stored: HeadObjectCommandOutput,
@@ -303,12 +326,10 @@ function confirm(
 		if (has === wanted) return
 		throw new OperatorError(
 			`${shown}: after storing, its ${what} is ${has ?? "not told"} instead of ${wanted}`,
-			{
-				hint: "look at the object; comfyume never deletes, so a damaged one must be removed by hand",
-			},
+			damaged,
 		)
 	}
 	differs("size", stored.ContentLength, sent.sizeBytes)
-	differs("CRC64NVME", stored.ChecksumCRC64NVME, sent.crc64)
+	if (stored.ChecksumCRC64NVME !== undefined) differs("CRC64NVME", stored.ChecksumCRC64NVME, sent.crc64)
 	differs("sha256", stored.Metadata?.[digestField], sent.digest)
 }

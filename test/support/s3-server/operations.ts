@@ -244,7 +244,8 @@ function listObjects(state: ServerState, { bucket, query }: Call): Answer {
 	const { prefix = "", delimiter = "" } = query
 	const after = query["continuation-token"] ?? query["start-after"] ?? ""
 	const max = Math.min(Number(query["max-keys"] ?? 1000), state.largestPage)
-	const shown = (text: string) => (query["encoding-type"] === "url" ? encodeURIComponent(text) : text)
+	const shown = (text: string) =>
+		query["encoding-type"] === "url" ? encodeURIComponent(text).replaceAll("%2F", "/") : text
 	const later = (key: string) => Buffer.compare(Buffer.from(key), Buffer.from(after)) > 0
 	const groups = new Set<string>()
 	const objects: StoredObject[] = []
@@ -267,6 +268,7 @@ function listObjects(state: ServerState, { bucket, query }: Call): Answer {
 	return xml("ListBucketResult", {
 		Name: bucket,
 		Prefix: shown(prefix),
+		EncodingType: query["encoding-type"],
 		MaxKeys: max,
 		KeyCount: groups.size + objects.length,
 		IsTruncated: truncated,
