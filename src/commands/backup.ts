@@ -43,14 +43,14 @@ export async function planBackup(
 	packageRoot: string,
 	options: { only: readonly string[]; skip: readonly string[] },
 ): Promise<Plan> {
-	const { environment, hostConfiguration, host, sources, summary } = context
-	const artifacts = await artifactsOf(context, packageRoot, options)
+	const { environment, hostConfiguration, place, sources, summary } = context
+	const { selected: artifacts } = await artifactsOf(context, packageRoot, options)
 	const destinations = sources.filter(({ name }) => name !== "local")
 	return {
 		command: "backup",
 		environment: environment.name,
 		host: hostConfiguration.name,
-		place: host.place,
+		place,
 		steps: artifacts.map((artifact) =>
 			artifact.kind === "git"
 				? backupCheckout(context, artifact, destinations)

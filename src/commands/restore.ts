@@ -7,7 +7,7 @@ import type { Plan, Step } from "../lib/plan/step.ts"
 import { artifactsOf, tailscaleIdentity } from "../lib/steps/artifacts.ts"
 import { restoreCheckout } from "../lib/steps/checkout.ts"
 import type { StepContext } from "../lib/steps/context.ts"
-import { backupsAreFresh } from "../lib/steps/freshness.ts"
+import { backupsAreFresh, freshnessStep } from "../lib/steps/freshness.ts"
 import {
 	hostKeysOnTheWire,
 	restoreHostKeys,
@@ -108,15 +108,18 @@ export async function planRestore(
 	options: RestoreOptions,
 	twin: Twin,
 ): Promise<Plan> {
-	const { environment, hostConfiguration, host, summary } = context
-	const artifacts = await artifactsOf(context, packageRoot, options)
+	const { environment, hostConfiguration, place, summary } = context
+	const { all, selected: artifacts } = await artifactsOf(context, packageRoot, options)
 	const again = `comfyume restore ${context.spoken}`
 	return {
 		command: "restore",
 		environment: environment.name,
 		host: hostConfiguration.name,
-		place: host.place,
-		steps: restoreSteps(context, artifacts, options, twin, again),
+		place,
+		steps: [
+			...(options.at === undefined ? [backupsAreFresh(context, all, again)] : []),
+			...restoreSteps(context, artifacts, options, twin, again),
+		],
 		summary: () => artifacts.flatMap(({ name }) => summary.get(name) ?? missing(name)),
 		next: ({ exitCode, dryRun }) => {
 			if (dryRun) return again
@@ -138,8 +141,7 @@ function restoreSteps(
 	const archive = { ...dated, allowUnverified: options.allowUnverified === true }
 	const needsUser = artifacts.some(({ name }) => !identityArtifacts.includes(name)) && !host.standIn
 
-	const first = options.at === undefined ? [backupsAreFresh(context, artifacts, again)] : []
-	const fresh = first.map(({ id }) => id)
+	const fresh = options.at === undefined ? [freshnessStep] : []
 	const user = needsUser ? [platformUser(context)] : []
 	const afterUser = [...fresh, ...user.map(({ id }) => id)]
 
@@ -172,7 +174,7 @@ function restoreSteps(
 	}
 	const identity = artifacts.filter(({ name }) => identityArtifacts.includes(name))
 	const others = artifacts.filter(({ name }) => !identityArtifacts.includes(name))
-	return [...first, ...identity.flatMap(stepsOf), ...user, ...others.flatMap(stepsOf)]
+	return [...identity.flatMap(stepsOf), ...user, ...others.flatMap(stepsOf)]
 }
 
 const identityArtifacts: readonly string[] = [tailscaleIdentity, "ssh-host-keys"]

@@ -21,7 +21,7 @@ import type { ObjectStore } from "../../src/lib/storage/object-store.ts"
 import type { Twin } from "../../src/lib/tailscale/tailnet.ts"
 import { fillServer, freshServer, makeRemote, tailscaleAddressOf } from "./server-files.ts"
 
-export const packageRoot = fileURLToPath(new URL("../../", import.meta.url))
+const packageRoot = fileURLToPath(new URL("../../", import.meta.url))
 
 export type Ran = {
 	exitCode: number
@@ -87,6 +87,7 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 					return store === undefined ? [] : [{ name, store }]
 				}),
 			),
+			place: `stand-in: ${server}`,
 			gitToken: undefined,
 			spoken: `--env ${environmentName}`,
 			comfyume: "0.0.0-test",
@@ -101,14 +102,23 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 		make: (given: StepContext) => ReturnType<typeof planBackup>,
 		given: StepContext,
 		dryRun: boolean,
-		change: (plan: Plan) => Plan = (plan) => plan,
+		{
+			change = (plan: Plan) => plan,
+			onEvent,
+		}: { change?: (plan: Plan) => Plan; onEvent?: (event: Event) => void } = {},
 	): Promise<Ran> {
 		const events: Event[] = []
 		const { exitCode, outcomes } = await runPlan(change(await make(given)), {
 			dryRun,
 			now,
 			signal: given.signal,
-			reporter: { event: (event) => void events.push(event), close: async () => {} },
+			reporter: {
+				event: (event) => {
+					events.push(event)
+					onEvent?.(event)
+				},
+				close: async () => {},
+			},
 		})
 		return {
 			exitCode,
@@ -142,11 +152,13 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 		backup: async (
 			server: string,
 			options: { only?: string[]; skip?: string[]; dryRun?: boolean; to?: SourceName[] } = {},
+			onEvent?: (event: Event) => void,
 		) =>
 			run(
 				(given) => planBackup(given, packageRoot, { only: options.only ?? [], skip: options.skip ?? [] }),
 				await context(server, options.to ?? ["share", "r2"]),
 				options.dryRun ?? false,
+				onEvent === undefined ? {} : { onEvent },
 			),
 		restore: async (
 			server: string,
@@ -163,7 +175,7 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 					),
 				await context(server, options.sources ?? ["share", "r2"]),
 				options.dryRun ?? false,
-				change,
+				change === undefined ? {} : { change },
 			),
 		/** An independent look at a tree: what `find` and `sha256sum` say of everything below these paths. */
 		inventory: (server: string, paths: readonly string[]) => inventory(server, paths),

@@ -9,6 +9,7 @@ import { unpackArchive } from "./archive.ts"
 import type { ArchiveArtifact } from "./catalogue.ts"
 import type { Verified } from "./chain.ts"
 import { stamp } from "./snapshot.ts"
+import { requireSpace, spaceFactor } from "./take.ts"
 import { differences, readTree, type Tree, type TreeEntry, treeDigest } from "./tree.ts"
 
 export type Replaced = {
@@ -38,6 +39,7 @@ export async function replaceWith(
 	await host.files.remove(staging)
 	await host.files.makeDirectory(base, 0o700)
 	await host.files.makeDirectory(staging, 0o700)
+	await requireSpace(host, staging, Math.ceil(verified.tree.sizeBytes * spaceFactor))
 	try {
 		await unpackArchive(host, verified.archiveFile, staging)
 		await demandModes(host, verified.tree, staging)

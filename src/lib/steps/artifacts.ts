@@ -3,7 +3,7 @@ import { type Artifact, readCatalogue, selectArtifacts } from "../artifacts/cata
 import type { StepContext } from "./context.ts"
 
 /**
- * The same list for a backup and a restore, in the order of a restore.
+ * The same lists for a backup and a restore, in the order of a restore: all of this host's, and those the run is about.
  * @param packageRoot the directory that holds `manifests/`
  * @throws {OperatorError} (2) for a name that this host has no artifact for
  */
@@ -11,19 +11,17 @@ export async function artifactsOf(
 	{ environment, hostConfiguration }: StepContext,
 	packageRoot: string,
 	options: { only: readonly string[]; skip: readonly string[] },
-): Promise<Artifact[]> {
+): Promise<{ all: Artifact[]; selected: Artifact[] }> {
 	const catalogue = await readCatalogue(packageRoot, hostConfiguration.role, {
 		user: environment.user,
 		project: environment.git.project.path,
 		scripts: environment.git.scripts.path,
 	})
-	return selectArtifacts(
-		// A host without an address of its own in the tailnet has no identity there to lose.
-		catalogue.filter(
-			({ name }) => name !== tailscaleIdentity || hostConfiguration.tailscaleAddress !== undefined,
-		),
-		options,
+	// A host without an address of its own in the tailnet has no identity there to lose.
+	const all = catalogue.filter(
+		({ name }) => name !== tailscaleIdentity || hostConfiguration.tailscaleAddress !== undefined,
 	)
+	return { all, selected: selectArtifacts(all, options) }
 }
 
 export const tailscaleIdentity = "tailscale-identity"

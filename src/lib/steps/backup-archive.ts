@@ -50,11 +50,18 @@ export function backupArchive(
 		return { tree, digest, standing }
 	}
 
+	let surveyed: Awaited<ReturnType<typeof survey>> | undefined
+	// What this run has stored. A server in use may have changed again by the second check, and is backed up all the same.
+	let taken: Taken | undefined
+
 	return {
 		id: artifact.name,
 		title: artifact.name,
 		check: async (report) => {
-			const { tree, digest, standing } = await survey()
+			surveyed = await survey()
+			const { tree, standing } = surveyed
+			const digest = taken?.sidecar.treeDigest ?? surveyed.digest
+			if (digest !== surveyed.digest) report.note("it has changed again since; the next backup takes that")
 			for (const { path, because } of tree.leftOut) report.note(`${path} is left out: ${because}`)
 			const current = standing.filter(({ newest }) => newest?.sidecar.treeDigest === digest)
 			const lacking = standing.filter(({ newest }) => newest?.sidecar.treeDigest !== digest)
@@ -76,25 +83,42 @@ export function backupArchive(
 			)
 		},
 		apply: async (report) => {
-			const { digest, standing } = await survey()
+			const { digest, standing } = surveyed ?? (await survey())
 			const lacking = standing.filter(({ newest }) => newest?.sidecar.treeDigest !== digest)
 			const usable = lacking.filter(({ destination }) => destination.trouble === undefined)
 			if (usable.length === 0) throw troubleOf(lacking.map(({ destination }) => destination))
-			const taken = (await reuse(standing, digest, report)) ?? (await take(standing, report))
-			const failures: unknown[] = []
-			for (const { destination } of usable) {
-				try {
-					await store(destination, taken, report)
-				} catch (error) {
-					if (signal.aborted) throw error
-					failures.push(error)
-				}
+			try {
+				taken = (await reuse(standing, digest, report)) ?? (await take(standing, report))
+				await storeInAll(usable, taken, report)
+			} finally {
+				// It holds keys and passwords: none is left lying.
+				for (const ending of [".tar.zst", ".tar.zst.json"])
+					await host.files.remove(`${workDirectory}/${artifact.name}${ending}`)
 			}
-			await host.files.remove(taken.archiveFile)
-			if (failures.length < usable.length)
-				await writeLineage(host, artifact.name, { snapshot: taken.id, treeDigest: taken.sidecar.treeDigest })
-			throwTogether(failures)
 		},
+	}
+
+	/** A destination that fails doesn't keep the others from getting it. */
+	async function storeInAll(
+		usable: readonly { destination: Source }[],
+		snapshot: Taken,
+		report: Report,
+	): Promise<void> {
+		const failures: unknown[] = []
+		for (const { destination } of usable) {
+			try {
+				await store(destination, snapshot, report)
+			} catch (error) {
+				if (signal.aborted) throw error
+				failures.push(error)
+			}
+		}
+		if (failures.length < usable.length)
+			await writeLineage(host, artifact.name, {
+				snapshot: snapshot.id,
+				treeDigest: snapshot.sidecar.treeDigest,
+			})
+		throwTogether(failures)
 	}
 
 	/** What one destination has already is copied to those that lack it: same name, same bytes everywhere. */

@@ -11,6 +11,8 @@ export type StepContext = {
 	hostConfiguration: HostConfiguration
 	/** Steps run on the machine they are about: its disk is at hand. */
 	host: LocalHost
+	/** Where the host really is, in the operator's words: also for one who sits elsewhere. */
+	place: string
 	/** Nearest first. Those that can't be used say why. */
 	sources: readonly Source[]
 	/** For git over HTTPS. */

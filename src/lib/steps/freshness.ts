@@ -5,15 +5,18 @@ import { exitCodes, OperatorError } from "../errors.ts"
 import { type Step, satisfied } from "../plan/step.ts"
 import { ageSeconds, type StepContext } from "./context.ts"
 
+export const freshnessStep = "backups-are-fresh"
+
 /**
  * The newest snapshot of any artifact is recent enough. Of any: what never changes (host keys) is rightly old, but a
  * server in use changes somewhere all the time.
+ * @param artifacts all of the host's, also those that the run isn't about
  * @param again the command to type with a date, once the operator has decided to take old data
  */
 export function backupsAreFresh(context: StepContext, artifacts: readonly Artifact[], again: string): Step {
 	const { environment, sources } = context
 	return {
-		id: "backups-are-fresh",
+		id: freshnessStep,
 		title: "the backups are recent",
 		check: async () => {
 			const usable = sources.filter(({ trouble }) => trouble === undefined)

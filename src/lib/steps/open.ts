@@ -55,12 +55,13 @@ export type Target = {
 }
 
 /** What a client sends to the comfyume on the host, in the one frame on stdin. Nothing of it is written to a disk. */
-export const sentAlongSchema = z.strictObject({
+const sentAlongSchema = z.strictObject({
 	version: z.literal(1),
 	configuration: z.string(),
 	configurationPath: z.string(),
 	environment: z.string(),
 	host: z.string(),
+	place: z.string(),
 	spoken: z.string(),
 	secrets: z.string(),
 	twin: z.strictObject({ state: z.enum(["offline", "online", "unknown"]), because: z.string() }).optional(),
@@ -163,7 +164,7 @@ export type Opened = { context: StepContext; [Symbol.asyncDispose](): Promise<vo
  */
 export async function openHere(
 	surroundings: Surroundings,
-	{ environment, hostConfiguration, secrets, spoken }: Target,
+	{ environment, hostConfiguration, secrets, spoken, sent }: Target,
 	options: OpenOptions,
 ): Promise<Opened> {
 	const { signal, variables, now, randomId, version } = surroundings
@@ -189,6 +190,7 @@ export async function openHere(
 			environment,
 			hostConfiguration,
 			host,
+			place: sent?.place ?? host.place,
 			sources: wrapped,
 			gitToken: secrets.find("GH_TOKEN"),
 			spoken,

@@ -67,6 +67,7 @@ export async function runElsewhere(
 		configurationPath: configuration.path,
 		environment: environment.name,
 		host: name,
+		place: `${host.place} over SSH`,
 		spoken,
 		secrets: secrets.toPayload().reveal(),
 		twin,

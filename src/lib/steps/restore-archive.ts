@@ -90,32 +90,37 @@ export function restoreArchive(
 			return finding
 		},
 		apply: async (report) => {
-			const candidates = await findCandidates(sources, artifact, wanted)
-			await makeRoom(candidates)
-			const verified = await acquire({
-				host,
-				sources,
-				artifact,
-				wanted,
-				candidates,
-				workDirectory,
-				now,
-				signal,
-				report,
-			})
-			const { name, source } = verified.copy
-			await options.before?.()
-			const replaced = await replaceWith(host, artifact, verified, now())
-			await validate(replaced, report)
-			if (replaced.keptIn !== undefined) report.note(`what stood there is kept in ${replaced.keptIn}`)
-			await reload()
-			restored = { name, tree: verified.tree }
-			noteSummary(
-				source.name,
-				{ name, sidecar: verified.sidecar, digest: verified.digest },
-				verified.sidecar === undefined ? "UNVERIFIED: no sidecar" : "byte for byte",
-			)
-			await host.files.remove(verified.archiveFile)
+			try {
+				const candidates = await findCandidates(sources, artifact, wanted)
+				await makeRoom(candidates)
+				const verified = await acquire({
+					host,
+					sources,
+					artifact,
+					wanted,
+					candidates,
+					workDirectory,
+					now,
+					signal,
+					report,
+				})
+				const { name, source } = verified.copy
+				await options.before?.()
+				const replaced = await replaceWith(host, artifact, verified, now())
+				await validate(replaced, report)
+				if (replaced.keptIn !== undefined) report.note(`what stood there is kept in ${replaced.keptIn}`)
+				await reload()
+				restored = { name, tree: verified.tree }
+				noteSummary(
+					source.name,
+					{ name, sidecar: verified.sidecar, digest: verified.digest },
+					verified.sidecar === undefined ? "UNVERIFIED: no sidecar" : "byte for byte",
+				)
+			} finally {
+				// Fetched copies hold keys and passwords: none is left lying.
+				for (const ending of [".tar.zst", ".tar.zst.json", ".tar.gz"])
+					await host.files.remove(`${workDirectory}/${artifact.name}${ending}`)
+			}
 		},
 	}
 

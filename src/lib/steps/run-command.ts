@@ -122,6 +122,8 @@ async function runTarget(
 	await using _lock = opening.dryRun
 		? undefined
 		: await lockHost(opened.context.host, { name: "comfyume", purpose: spec.command })
+	for (const { name, trouble } of opened.context.sources)
+		if (trouble !== undefined) note(safe, surroundings, `${name} can't be used: ${trouble.message}`)
 	const plan = await spec.plan(opened.context, { twin })
 	const { exitCode } = await runPlan(plan, {
 		dryRun: opening.dryRun,
@@ -130,6 +132,11 @@ async function runTarget(
 		reporter: safe,
 	})
 	return exitCode
+}
+
+function note(reporter: Reporter, { now }: Surroundings, text: string): void {
+	const at = now().toISOString()
+	reporter.event({ version: eventsVersion, at, event: "note", level: "info", text })
 }
 
 const notAsked: Twin = { state: "unknown", because: "nobody was asked" }

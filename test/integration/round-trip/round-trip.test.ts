@@ -1,5 +1,13 @@
 import { execFileSync } from "node:child_process"
-import { existsSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs"
+import {
+	appendFileSync,
+	existsSync,
+	readdirSync,
+	readFileSync,
+	rmSync,
+	truncateSync,
+	writeFileSync,
+} from "node:fs"
 import { join } from "node:path"
 import { afterEach, beforeEach, describe, expect, test } from "vitest"
 import { createSandbox, flipBit, type Sandbox } from "../../support/sandbox.ts"
@@ -230,6 +238,16 @@ describe("the floor", () => {
 })
 
 describe("files in use", () => {
+	test("that change again while they are stored are backed up all the same, and said", async () => {
+		const server = await sandbox.fillServer()
+		const backup = await sandbox.backup(server, { only: ["home"] }, ({ event }) => {
+			if (event === "progress") appendFileSync(join(server, "home/dev/.zsh_history"), "one more command\n")
+		})
+		expect(backup.exitCode, JSON.stringify(backup.events)).toBe(0)
+		expect(backup.notes.join("\n")).toMatch(/changed again since/)
+		expect((await sandbox.backup(server, { only: ["home"] })).outcome("home")).toBe("applied")
+	})
+
 	test("are not thrown back to the snapshot they came from", async () => {
 		await sandbox.backup(await sandbox.fillServer())
 		const fresh = await sandbox.freshServer("fresh")

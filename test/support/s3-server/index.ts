@@ -7,7 +7,7 @@ import { handle, type LogEntry, type ServerState } from "./handler.ts"
 import { openObjects, type StoredObjects } from "./objects.ts"
 
 export type { Fault, FaultAction, FaultHandle } from "./faults.ts"
-export type { LogEntry, Operation } from "./handler.ts"
+export type { LogEntry } from "./handler.ts"
 
 export type S3Credential = {
 	accessKeyId: string

@@ -1,6 +1,5 @@
 // What needs neither disk nor network: checksums, keys, endpoint rules, retries.
 import { describe, expect, test } from "vitest"
-import { checkR2Endpoint } from "../../../src/lib/formats/r2-endpoint.ts"
 import { crc64nvme } from "../../../src/lib/storage/crc64nvme.ts"
 import { checkNewKey, problemOfKey } from "../../../src/lib/storage/keys.ts"
 import { retryStrategy } from "../../../src/lib/storage/s3-retries.ts"
@@ -22,43 +21,6 @@ describe("CRC-64/NVME", () => {
 			crc.update(bytes.subarray(cut))
 			expect(crc.base64()).toBe(crc64Of(bytes))
 		}
-	})
-})
-
-const account = "0123456789abcdef0123456789abcdef"
-const right = `https://${account}.eu.r2.cloudflarestorage.com`
-
-describe("the endpoint of an R2 bucket", () => {
-	test("is right as Cloudflare writes it", () => {
-		expect(checkR2Endpoint(right)).toEqual([])
-	})
-
-	test.each([
-		["without .eu", `https://${account}.r2.cloudflarestorage.com`, /`.eu` is missing/],
-		["with .eu at the end", `https://${account}.r2.cloudflarestorage.com.eu`, /at the end/],
-		["with .eu twice", `https://${account}.eu.eu.r2.cloudflarestorage.com`, /twice/],
-		["with .eu before the account", `https://eu.${account}.r2.cloudflarestorage.com`, /before the account/],
-		["over http", `http://${account}.eu.r2.cloudflarestorage.com`, /https:\/\/ only/],
-		["without a scheme", `${account}.eu.r2.cloudflarestorage.com`, /does not begin/],
-		["with the bucket as path", `${right}/vault`, /path/],
-		["with a slash at the end", `${right}/`, /slash/],
-		["with a port", `${right}:8443`, /port 8443/],
-		[
-			"with the bucket in the host",
-			`https://vault.${account}.eu.r2.cloudflarestorage.com`,
-			/more than the account/,
-		],
-		["with keys in it", `https://id:key@${account}.eu.r2.cloudflarestorage.com`, /password/],
-	])("%s is one problem whose fix is the right address", (_, text, problem) => {
-		const problems = checkR2Endpoint(text)
-		expect(problems.map((found) => found.problem)).toEqual([expect.stringMatching(problem)])
-		expect(problems[0]?.fix).toContain(right)
-	})
-
-	test("names an account that can't be one, another service, and what is no address", () => {
-		expect(checkR2Endpoint("https://mine.eu.r2.cloudflarestorage.com")[0]?.problem).toMatch(/32 digits/)
-		expect(checkR2Endpoint("https://s3.example.test")[0]?.problem).toMatch(/not a host of/)
-		expect(checkR2Endpoint("https://")[0]?.problem).toMatch(/not an address/)
 	})
 })
 
