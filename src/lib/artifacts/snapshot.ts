@@ -64,6 +64,23 @@ export function snapshotName(takenAt: Date, digest: string): SnapshotName {
 	return { id: `${stamp(takenAt)}-${shortDigest}`, takenAt, shortDigest }
 }
 
+const clockToleranceMs = 5 * 60 * 1000
+
+/**
+ * When a snapshot is taken: now, but never at or before its predecessor, since the newest is found by its name.
+ * @throws {OperatorError} when the predecessor is dated well after now: one of the clocks is wrong, and a snapshot
+ *   with an earlier date would never be taken for the newest
+ */
+export function takingTime(now: Date, predecessor: Date | undefined): Date {
+	if (predecessor === undefined || now.getTime() - predecessor.getTime() >= 1000) return now
+	if (predecessor.getTime() - now.getTime() > clockToleranceMs)
+		throw new OperatorError(
+			`the newest snapshot is from ${predecessor.toISOString()}, and this machine's clock says ${now.toISOString()}`,
+			{ hint: "timedatectl   # a new snapshot would be taken for an older one" },
+		)
+	return new Date(predecessor.getTime() + 1000)
+}
+
 /** `20261121T061236Z` */
 export function stamp(at: Date): string {
 	return at.toISOString().replace(/\.\d+/, "").replaceAll(/[-:]/g, "")

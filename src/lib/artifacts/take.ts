@@ -6,7 +6,7 @@ import type { LocalHost } from "../host/local.ts"
 import { createArchive, inspectArchive } from "./archive.ts"
 import type { ArchiveArtifact } from "./catalogue.ts"
 import { floorProblems, withDemandedModes } from "./floor.ts"
-import { type ArchiveSidecar, snapshotName } from "./snapshot.ts"
+import { type ArchiveSidecar, snapshotName, takingTime } from "./snapshot.ts"
 import { differences, digestFile, readTree, type Tree, treeDigest } from "./tree.ts"
 
 /** Room that must be free before bytes are written, as a multiple of what will be written. */
@@ -103,7 +103,7 @@ async function describeArchive(
 ): Promise<{ id: string; sidecar: ArchiveSidecar }> {
 	const ownership = !host.standIn
 	const { digest, sizeBytes } = await digestFile(host.path(archiveFile))
-	const takenAt = now()
+	const takenAt = takingTime(now(), predecessor === undefined ? undefined : new Date(predecessor.takenAt))
 	const shrunk = predecessor !== undefined && tree.sizeBytes < predecessor.unpackedBytes * (1 - shrinkAlarm)
 	return {
 		id: snapshotName(takenAt, digest).id,

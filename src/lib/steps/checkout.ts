@@ -93,7 +93,11 @@ export function backupCheckout(
 			const lacking = standing.filter(({ newest }) => newest?.commit !== commit)
 			const usable = lacking.filter(({ destination }) => destination.trouble === undefined)
 			if (usable.length === 0) throw troubleOf(lacking.map(({ destination }) => destination))
-			const takenAt = now()
+			const newest = standing
+				.map(({ newest: noted }) => noted?.takenAt ?? "")
+				.sort()
+				.at(-1)
+			const takenAt = takingTime(now(), newest === undefined || newest === "" ? undefined : new Date(newest))
 			const sidecar: CommitSidecar = {
 				version: 1,
 				kind: "commit",

@@ -266,6 +266,17 @@ describe("files in use", () => {
 		expect(readFileSync(join(server, "home/dev/.zshrc"), "utf8")).toMatch(/edited since/)
 	})
 
+	test("are not backed up under a date that would hide behind a newer snapshot", async () => {
+		const server = await sandbox.fillServer()
+		sandbox.later(600)
+		await sandbox.backup(server, { only: ["home"] })
+		sandbox.later(-600)
+		appendFileSync(join(server, "home/dev/.zshrc"), "edited with the clock off by hours\n")
+		const backup = await sandbox.backup(server, { only: ["home"] })
+		expect(backup.exitCode).toBe(3)
+		expect(JSON.stringify(backup.events)).toMatch(/this machine's clock says/)
+	})
+
 	test("are put back by --at, and what stood there is kept", async () => {
 		const server = await sandbox.fillServer()
 		await sandbox.backup(server)
