@@ -10,7 +10,13 @@ import {
 	placeCheckout,
 	readCheckout,
 } from "../artifacts/git.ts"
-import { type CommitSidecar, renderSidecar, sidecarKey, snapshotName } from "../artifacts/snapshot.ts"
+import {
+	type CommitSidecar,
+	renderSidecar,
+	sidecarKey,
+	snapshotName,
+	takingTime,
+} from "../artifacts/snapshot.ts"
 import type { Source } from "../artifacts/source.ts"
 import { digestFile } from "../artifacts/tree.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
