@@ -21,7 +21,7 @@ import type { ObjectStore } from "../../src/lib/storage/object-store.ts"
 import type { Twin } from "../../src/lib/tailscale/tailnet.ts"
 import { fillServer, freshServer, makeRemote, tailscaleAddressOf } from "./server-files.ts"
 
-export const packageRoot = fileURLToPath(new URL("../../", import.meta.url))
+const packageRoot = fileURLToPath(new URL("../../", import.meta.url))
 
 export type Ran = {
 	exitCode: number

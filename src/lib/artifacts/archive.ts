@@ -1,7 +1,6 @@
 // Archives: tar compressed with zstd, made so that the same content gives the same bytes, and judged member by member
 // before anything of one is unpacked.
 import { createReadStream } from "node:fs"
-import { stat } from "node:fs/promises"
 import { dirname } from "node:path"
 import type { Readable } from "node:stream"
 import { createGunzip, createZstdDecompress } from "node:zlib"
@@ -195,9 +194,4 @@ function archiveError(error: unknown): OperatorError {
 	if (code.startsWith("Z") || code.startsWith("ERR_"))
 		return new OperatorError(`its compression is damaged: ${messageOf(error)}`, { cause: error })
 	return systemError(error, "reading the archive")
-}
-
-/** Size of a file on this machine, in bytes. */
-export async function sizeOf(diskPath: string): Promise<number> {
-	return (await stat(diskPath)).size
 }

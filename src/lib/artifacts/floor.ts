@@ -21,7 +21,7 @@ export function floorProblems({ floor }: Pick<ArchiveArtifact, "floor">, tree: T
 }
 
 /** The mode and owner that the catalogue demands of an entry, if it demands any. The last rule that fits counts. */
-export function demandedMode(
+function demandedMode(
 	{ modes }: Pick<ArchiveArtifact, "modes">,
 	entry: TreeEntry,
 ): { mode: number; owner: string } | undefined {

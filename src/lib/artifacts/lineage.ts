@@ -5,7 +5,7 @@ import { z } from "zod"
 import type { LocalHost } from "../host/local.ts"
 import { parseSnapshotId, type SnapshotName } from "./snapshot.ts"
 
-export const stateDirectory = "/var/lib/comfyume"
+const stateDirectory = "/var/lib/comfyume"
 
 const fileOf = (artifact: string) => `${stateDirectory}/lineage/${artifact}`
 

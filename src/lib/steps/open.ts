@@ -55,7 +55,7 @@ export type Target = {
 }
 
 /** What a client sends to the comfyume on the host, in the one frame on stdin. Nothing of it is written to a disk. */
-export const sentAlongSchema = z.strictObject({
+const sentAlongSchema = z.strictObject({
 	version: z.literal(1),
 	configuration: z.string(),
 	configurationPath: z.string(),

@@ -186,7 +186,7 @@ export function restoreArchive(
  * Whether an artifact has to be restored. Files in use are never thrown back to an older state unless a date was asked
  * for: a server that has worked since the snapshot has the newer data.
  */
-export function decide(facts: {
+function decide(facts: {
 	live: Tree
 	liveDigest: string
 	/** What is wrong with the live files; empty when they reach their floor. */

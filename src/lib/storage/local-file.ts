@@ -5,7 +5,7 @@ import { OperatorError } from "../errors.ts"
 import { crc64nvme } from "./crc64nvme.ts"
 
 // Smaller reads are slow on NFS.
-export const chunkBytes = 1024 * 1024
+const chunkBytes = 1024 * 1024
 
 /** A piece of a file, with what its bytes must come to. */
 export type FilePart = {

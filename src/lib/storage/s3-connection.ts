@@ -18,7 +18,7 @@ export type ConnectionOptions = {
 	retries: RetryLimits
 }
 
-export type Sdk = typeof import("@aws-sdk/client-s3")
+type Sdk = typeof import("@aws-sdk/client-s3")
 export type Connection = { sdk: Sdk; client: S3Client }
 
 /** What a request carries: bytes that can be sent again when an attempt fails. */

@@ -6,10 +6,7 @@ import { type Fault, type FaultHandle, findFault, type PlannedFault } from "./fa
 import { handle, type LogEntry, type ServerState } from "./handler.ts"
 import { openObjects, type StoredObjects } from "./objects.ts"
 
-export type { Fault, FaultAction, FaultHandle } from "./faults.ts"
-export type { LogEntry, Operation } from "./handler.ts"
-
-export type S3Credential = {
+type S3Credential = {
 	accessKeyId: string
 	secretAccessKey: string
 	/** Operations that this key pair may not do. Nobody may delete objects. */
