@@ -201,13 +201,13 @@ export type BucketConfiguration = { bucket: string; endpoint: string; jurisdicti
 export const bucketNames = ["cache", "models", "images", "userFiles"] as const
 export type BucketName = (typeof bucketNames)[number]
 
-export type ObjectStoreConfiguration = {
+type ObjectStoreConfiguration = {
 	provider: "r2" | "s3"
 	region: string
 	buckets: { cache: BucketConfiguration } & Partial<Record<BucketName, BucketConfiguration>>
 }
 
-export type RepositoryConfiguration = { remote: string; branch: string; path: string; commit?: string }
+type RepositoryConfiguration = { remote: string; branch: string; path: string; commit?: string }
 
 export type Environment = {
 	name: string

@@ -2,7 +2,7 @@
 // Format: POSIX.1-2001 ustar and pax, and the GNU extensions for long names and large numbers.
 import { createHash } from "node:crypto"
 
-export type TarMemberType =
+type TarMemberType =
 	| "file"
 	| "directory"
 	| "symlink"

@@ -7,7 +7,7 @@ export type Finding =
 	| { state: "unknown"; because: string; hint?: string }
 
 /** How far a transfer or another long piece of work has come. Sizes in bytes. */
-export type Progress = {
+type Progress = {
 	doneBytes: number
 	totalBytes?: number
 	/** Where the bytes come from, in the operator's words: `share`, `r2`. */

@@ -14,7 +14,7 @@ export type ObjectHead = {
 }
 
 /** First and last byte, both included, as HTTP counts them. */
-export type ByteRange = { first: number; last: number }
+type ByteRange = { first: number; last: number }
 
 export type GetOptions = {
 	range?: ByteRange
@@ -42,7 +42,7 @@ export type PutOptions = {
 	onProgress?: (doneBytes: number) => void
 }
 
-export type PutResult =
+type PutResult =
 	/** Stored by this call and confirmed by the store: size and checksum. */
 	| "stored"
 	/** Something stood there already, and was left as it is. Whether it is the same, the caller verifies. */

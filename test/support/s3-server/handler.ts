@@ -8,7 +8,7 @@ import { type Answer, operations } from "./operations.ts"
 import { type PayloadClaim, verifySignature } from "./signature.ts"
 import { renderXml, S3Failure } from "./xml.ts"
 
-export type Operation = keyof typeof operations | "Unknown"
+type Operation = keyof typeof operations | "Unknown"
 
 export type LogEntry = {
 	at: Date
