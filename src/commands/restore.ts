@@ -40,8 +40,10 @@ export function create(run: CommandRun): Command {
 				"copy that proves right, and looks at the result once more. What it replaces is kept.\n" +
 				"Running it again is how one resumes.",
 		)
-		.option("--only <artifacts>", "only these, separated by commas", names, [])
-		.option("--skip <artifacts>", "all but these", names, [])
+		.addOption(
+			new Option("--only <artifacts>", "only these, separated by commas").argParser(names).default([], "all"),
+		)
+		.addOption(new Option("--skip <artifacts>", "all but these").argParser(names).default([], "none"))
 		.addOption(
 			new Option("--from <sources>", "only from these: local, share, r2, git").argParser(parseSources),
 		)
@@ -110,7 +112,7 @@ export async function planRestore(
 ): Promise<Plan> {
 	const { environment, hostConfiguration, host, summary } = context
 	const artifacts = await artifactsOf(context, packageRoot, options)
-	const again = `comfyume restore ${context.spoken}`
+	const again = ["comfyume restore", context.spoken, ...argvOf(options)].join(" ")
 	return {
 		command: "restore",
 		environment: environment.name,

@@ -81,6 +81,8 @@ export function backupArchive(
 			const usable = lacking.filter(({ destination }) => destination.trouble === undefined)
 			if (usable.length === 0) throw troubleOf(lacking.map(({ destination }) => destination))
 			const taken = (await reuse(standing, digest, report)) ?? (await take(standing, report))
+			// Before it is stored: a run that ends in between must not leave files that don't know what they descend from.
+			await writeLineage(host, artifact.name, { snapshot: taken.id, treeDigest: taken.sidecar.treeDigest })
 			const failures: unknown[] = []
 			for (const { destination } of usable) {
 				try {
@@ -91,8 +93,6 @@ export function backupArchive(
 				}
 			}
 			await host.files.remove(taken.archiveFile)
-			if (failures.length < usable.length)
-				await writeLineage(host, artifact.name, { snapshot: taken.id, treeDigest: taken.sidecar.treeDigest })
 			throwTogether(failures)
 		},
 	}

@@ -176,9 +176,7 @@ export async function openHere(
 	const host = options.dryRun ? readOnlyHost(opened) : opened
 	if (options.writesBackups === true && !options.dryRun && environment.share !== undefined)
 		await makeBackupsDirectory(host, environment.share)
-	const stores = (await openStores(host, environment, secrets, signal)).filter(
-		({ name }) => options.from === undefined || options.from.includes(name),
-	)
+	const stores = await openStores(host, environment, secrets, { signal, from: options.from })
 	const wrapped = stores.map((source) =>
 		options.dryRun && source.trouble === undefined
 			? { ...source, store: readOnlyStore(source.store) }
@@ -205,21 +203,23 @@ export async function openHere(
 	}
 }
 
-/** Nearest first: the host's own directory, the share, R2; those that are configured. */
+/** Nearest first: the host's own directory, the share, R2; those that are configured and wanted. */
 async function openStores(
 	host: LocalHost,
 	environment: Environment,
 	secrets: Secrets,
-	signal: AbortSignal,
+	{ signal, from }: { signal: AbortSignal; from: readonly SourceName[] | undefined },
 ): Promise<Source[]> {
+	const isWanted = (name: SourceName) => from === undefined || from.includes(name)
 	const stores: { name: SourceName; store: ObjectStore }[] = []
 	const local = host.path(environment.directories.local)
-	if (await host.test(command("test", "-d", local)))
+	if (isWanted("local") && (await host.test(command("test", "-d", local))))
 		stores.push({ name: "local", store: directoryStore({ name: "local", directory: local }) })
-	if (environment.share !== undefined)
+	if (isWanted("share") && environment.share !== undefined)
 		stores.push({ name: "share", store: openShare(host, environment.share) })
 	const unusable: Source[] = []
-	if (environment.objectStore !== undefined) {
+	// One that isn't wanted isn't asked either: it may be the very one that gives no answer.
+	if (isWanted("r2") && environment.objectStore !== undefined) {
 		try {
 			stores.push({ name: "r2", store: await openBucket(environment.objectStore, secrets, signal) })
 		} catch (error) {
@@ -259,7 +259,13 @@ async function makeBackupsDirectory(host: LocalHost, share: Share): Promise<void
 
 /** An unmounted share is an empty directory on the root disk: read, it has lost everything; written, it fills the disk. */
 async function requireMounted(host: LocalHost, share: Share, mountPoint: string): Promise<void> {
-	if (share.filesystem === "directory") return
+	if (share.filesystem === "directory") {
+		if (await host.test(command("test", "-d", mountPoint))) return
+		throw new OperatorError(`the share's directory ${mountPoint} does not exist`, {
+			exitCode: exitCodes.unreachable,
+			hint: `mkdir ${mountPoint}`,
+		})
+	}
 	const asked = command("findmnt", "--noheadings", "--output", "FSTYPE", "--mountpoint", mountPoint)
 	const { stdout } = await host.capture(asked, { allowedExitCodes: [1] })
 	const found = stdout.trim()
