@@ -55,7 +55,8 @@ async function main(argv: readonly string[]): Promise<void> {
 			// The second signal of an impatient operator doesn't wait for cleaning up.
 			if (stoppedBy !== undefined) process.exit(stoppedBy)
 			stoppedBy = exitCode
-			controller.abort(new OperatorError(`stopped by ${name}`, { exitCode }))
+			const hint = "run the same command again: it goes on where this run stopped"
+			controller.abort(new OperatorError(`stopped by ${name}`, { exitCode, hint }))
 		})
 	}
 	// A closed pipe (`comfyume … | head`) ends what we say, not what we do.
@@ -101,7 +102,8 @@ async function main(argv: readonly string[]): Promise<void> {
 		})
 		await program.parseAsync(words, { from: "user" })
 	} catch (error) {
-		finished = report(error, surroundings)
+		// What a signal broke off fails in many ways; the one thing to say is that it was the signal.
+		finished = report(controller.signal.aborted ? controller.signal.reason : error, surroundings, argv)
 	}
 	process.exitCode = stoppedBy ?? finished
 	// What a remote machine or a hung mount keeps open must not keep a finished command alive.
@@ -109,18 +111,26 @@ async function main(argv: readonly string[]): Promise<void> {
 }
 
 async function build(argv: readonly string[], run: CommandRun): Promise<Command> {
-	const { Command } = await import("commander")
+	const [{ Command }, { exitStatusHelp }] = await Promise.all([
+		import("commander"),
+		import("./lib/ui/help.ts"),
+	])
 	const program = new Command("comfyume")
-		.description("Backs up, restores, verifies and deploys ComfyUI workshop servers, and proves that it did.")
+		.description("Backs up and restores ComfyUI workshop servers, and proves that it did.")
 		.version(run.surroundings.version)
 		.exitOverride()
 		.configureOutput({
 			writeOut: run.surroundings.terminal.out,
-			// Commander's own error line is printed by `report`, with its hint and its exit code.
-			writeErr: () => {},
+			// The help that stands in for a missing command goes here; error lines don't: `report` prints those, with
+			// their hint and their exit code.
+			writeErr: run.surroundings.terminal.talk,
+			outputError: () => {},
 		})
 		.showSuggestionAfterError()
-	const wanted = argv.find((word) => !word.startsWith("-"))
+		.addHelpText("after", exitStatusHelp(Object.values(exitCodes)))
+	const words = argv.filter((word) => !word.startsWith("-"))
+	// `comfyume help backup` shows what `comfyume backup --help` does.
+	const wanted = words[0] === "help" ? words[1] : words[0]
 	for (const [name, { summary, load }] of Object.entries(commands)) {
 		if (name === wanted) program.addCommand(inheriting(program, (await load()).create(run)))
 		else program.command(name).summary(summary).description(summary)
@@ -135,13 +145,15 @@ function inheriting(parent: Command, child: Command): Command {
 	return child
 }
 
-function report(error: unknown, { terminal }: Surroundings): ExitCode {
+function report(error: unknown, { terminal }: Surroundings, argv: readonly string[]): ExitCode {
 	if (isCommanderError(error)) {
 		if (error.exitCode === 0) return exitCodes.done
-		const message = error.message.replace(/^error: /, "")
-		// With no command at all Commander "fails" with its help text as the message.
+		const message = messageOf(error).replace(/^error: /, "")
+		// With no command at all Commander "fails", and has printed its help.
 		if (error.code === "commander.help") return exitCodes.usage
-		terminal.talk(`comfyume: ${message}\n  next: comfyume --help\n`)
+		const named = argv.find((word) => !word.startsWith("-")) ?? ""
+		const help = named in commands ? `comfyume ${named} --help` : "comfyume --help"
+		terminal.talk(`comfyume: ${message}\n  next: ${help}\n`)
 		return exitCodes.usage
 	}
 	if (error instanceof OperatorError) {

@@ -2,7 +2,15 @@
 // digests, an S3 server that checks signatures, git.
 import { spawn } from "node:child_process"
 import { createHash } from "node:crypto"
-import { mkdtempSync, readdirSync, readFileSync, readlinkSync, renameSync, writeFileSync } from "node:fs"
+import {
+	lstatSync,
+	mkdtempSync,
+	readdirSync,
+	readFileSync,
+	readlinkSync,
+	renameSync,
+	writeFileSync,
+} from "node:fs"
 import { mkdir } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -130,7 +138,11 @@ function inventory(directory: string): Map<string, string> {
 			const path = file.slice(directory.length)
 			if (path.split("/").some((part) => leftOut.has(part))) continue
 			if (entry.isSymbolicLink()) found.set(path, `link to ${readlinkSync(file)}`)
-			if (entry.isFile()) found.set(path, createHash("sha256").update(readFileSync(file)).digest("hex"))
+			if (entry.isFile())
+				found.set(
+					path,
+					`${lstatSync(file).mode.toString(8)} ${createHash("sha256").update(readFileSync(file)).digest("hex")}`,
+				)
 		}
 	}
 	return found

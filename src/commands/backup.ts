@@ -1,5 +1,5 @@
 // comfyume backup: everything in the catalogue that lies on the server stands, proven, on the share and in R2.
-import { Command } from "commander"
+import { Command, Option } from "commander"
 import { exitCodes } from "../lib/errors.ts"
 import type { Plan } from "../lib/plan/step.ts"
 import { artifactsOf } from "../lib/steps/artifacts.ts"
@@ -10,7 +10,7 @@ import { type CommonOptions, commonOptions, names, runCommand } from "../lib/ste
 import { exitStatusHelp } from "../lib/ui/help.ts"
 import type { CommandRun } from "../lib/ui/surroundings.ts"
 
-type BackupOptions = CommonOptions & { only: string[]; skip: string[] }
+type BackupOptions = CommonOptions & { only: readonly string[]; skip: readonly string[] }
 
 export function create(run: CommandRun): Command {
 	return commonOptions
@@ -20,32 +20,40 @@ export function create(run: CommandRun): Command {
 			"Packs what the catalogue lists, reads every archive back, and stores it on the share and in R2.\n" +
 				"What has not changed is not stored again. One artifact's failure doesn't stop the others.",
 		)
-		.option("--only <artifacts>", "only these, separated by commas", names, [])
-		.option("--skip <artifacts>", "all but these", names, [])
+		.addOption(
+			new Option("--only <artifacts>", "only these, separated by commas").argParser(names).default([], "all"),
+		)
+		.addOption(new Option("--skip <artifacts>", "all but these").argParser(names).default([], "none"))
 		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 5, 6, 7, 8, 129, 130, 143]))
 		.action((options: BackupOptions) =>
 			runCommand(run, {
 				command: "backup",
 				options,
-				argv: [...listOption("--only", options.only), ...listOption("--skip", options.skip)],
+				argv: argvOf(options),
 				writesBackups: true,
 				plan: (context) => planBackup(context, run.surroundings.packageRoot, options),
 			}),
 		)
 }
 
-export const listOption = (flag: string, values: readonly string[]) =>
+const listOption = (flag: string, values: readonly string[]) =>
 	values.length === 0 ? [] : [flag, values.join(",")]
+
+const argvOf = ({ only, skip }: Pick<BackupOptions, "only" | "skip">) => [
+	...listOption("--only", only),
+	...listOption("--skip", skip),
+]
 
 /** One step per artifact, independent of each other. */
 export async function planBackup(
 	context: StepContext,
 	packageRoot: string,
-	options: { only: readonly string[]; skip: readonly string[] },
+	options: Pick<BackupOptions, "only" | "skip">,
 ): Promise<Plan> {
 	const { environment, hostConfiguration, place, sources, summary } = context
 	const { selected: artifacts } = await artifactsOf(context, packageRoot, options)
 	const destinations = sources.filter(({ name }) => name !== "local")
+	const again = ["comfyume backup", context.spoken, ...argvOf(options)].join(" ")
 	return {
 		command: "backup",
 		environment: environment.name,
@@ -68,8 +76,8 @@ export async function planBackup(
 					},
 			),
 		next: ({ exitCode, dryRun }) => {
-			if (dryRun) return `comfyume backup ${context.spoken}`
-			return exitCode === exitCodes.done ? `comfyume restore ${context.spoken} --dry-run` : undefined
+			if (dryRun) return again
+			return exitCode === exitCodes.done ? `comfyume restore ${context.spoken} --dry-run` : again
 		},
 	}
 }

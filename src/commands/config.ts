@@ -1,4 +1,5 @@
 // comfyume config: is the configuration right, and what does it come to?
+import { hostname } from "node:os"
 import { Command } from "commander"
 import { stringify } from "yaml"
 import {
@@ -17,6 +18,8 @@ import {
 	secretsNeededBy,
 } from "../lib/config/secrets.ts"
 import { exitCodes } from "../lib/errors.ts"
+import { keyringReader } from "../lib/host/keyring.ts"
+import { localHost } from "../lib/host/local.ts"
 import { exitStatusHelp } from "../lib/ui/help.ts"
 import type { CommandRun, Surroundings } from "../lib/ui/surroundings.ts"
 
@@ -109,10 +112,12 @@ async function gather(
 	options: Options,
 ): Promise<{ path: string; environments: readonly Environment[]; secrets: Secrets }> {
 	const configuration = loadConfiguration({ ...surroundings, path: options.config })
+	const { variables, signal } = surroundings
 	const secrets = await loadSecrets({
 		...surroundings,
 		file: options.secrets,
 		configurationPath: configuration.path,
+		readKeyring: keyringReader(localHost({ name: hostname(), environment: variables, signal })),
 	})
 	return { path: configuration.path, environments: wanted(configuration, options.env), secrets }
 }

@@ -3,7 +3,14 @@ import { randomUUID } from "node:crypto"
 import { mkdir, open, readFile, rename, rm } from "node:fs/promises"
 import { dirname, join } from "node:path"
 import { Command } from "commander"
-import { codeOf, type ExitCode, exitCodes, exitMeanings, OperatorError, systemError } from "../lib/errors.ts"
+import {
+	chooseEnvironment,
+	findConfiguration,
+	type LoadedConfiguration,
+	loadConfiguration,
+} from "../lib/config/configuration.ts"
+import { codeOf, exitCodes, OperatorError, systemError } from "../lib/errors.ts"
+import { quoteForShell } from "../lib/host/command.ts"
 import {
 	fingerprintOf,
 	isFingerprint,
@@ -12,42 +19,38 @@ import {
 	readKnownHosts,
 	withKnownKey,
 } from "../lib/host/known-hosts.ts"
-import type { CommandRun } from "../lib/ui/surroundings.ts"
+import { exitStatusHelp } from "../lib/ui/help.ts"
+import type { CommandRun, Surroundings } from "../lib/ui/surroundings.ts"
 
 /** Where a host is reached, and which file holds its key. */
 export type ResolvedHost = { name: string; address: string; port: number; knownHostsFile: string }
 
-type HostOptions = { knownHosts?: string; replace?: boolean }
+type HostOptions = { knownHosts?: string; replace?: boolean; config?: string; env?: string }
 
 const connectTimeoutMs = 15_000
 
 export function create({ surroundings }: CommandRun): Command {
-	const { terminal, signal, workingDirectory } = surroundings
-	const resolve = (name: string, { knownHosts }: HostOptions) =>
-		resolveHost(name, join(workingDirectory, knownHosts ?? "known_hosts"))
-
-	const host = new Command("host").description("Reads and accepts the keys by which hosts are known.")
-	host
-		.command("trust")
+	const { terminal, signal } = surroundings
+	const host = new Command("host")
+		.summary("trust a host's key")
+		.description("Reads and accepts the keys by which hosts are known.")
+		.addHelpText("after", exitStatusHelp([0, 2, 4, 8]))
+	located(host.command("trust"))
 		.description("Accepts a host's key, after comparing the key on the wire with the fingerprint given.")
 		.argument("<host>", "a configured host, or address[:port]")
 		.argument(
 			"<fingerprint>",
 			"as the host's own console prints it: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
 		)
-		.option(
-			"--known-hosts <file>",
-			"the file that holds the keys (default: known_hosts beside the configuration)",
-		)
 		.option("--replace", "also when another key stands there")
-		.addHelpText("after", exitHelp(0, 2, 4, 8))
+		.addHelpText("after", exitStatusHelp([0, 2, 4, 8]))
 		.action(async (name: string, fingerprint: string, options: HostOptions) => {
 			if (!isFingerprint(fingerprint))
 				throw new OperatorError(`${fingerprint} is no fingerprint: it is SHA256: and 43 letters and digits`, {
 					exitCode: exitCodes.usage,
 					hint: "on the host: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
 				})
-			const target = resolve(name, options)
+			const target = resolveHost(name, options, surroundings)
 			const shown = await readKeys(target, signal)
 			const key = shown.find((candidate) => fingerprintOf(candidate) === fingerprint)
 			if (key === undefined)
@@ -60,17 +63,12 @@ export function create({ surroundings }: CommandRun): Command {
 				`${name} (${keyTypeOf(key)} ${fingerprint}) ${already ? "stands already" : "now stands"} in ${target.knownHostsFile}\n`,
 			)
 		})
-	host
-		.command("key")
+	located(host.command("key"))
 		.description("Prints the keys that a host shows. Printing is not verifying.")
 		.argument("<host>", "a configured host, or address[:port]")
-		.option(
-			"--known-hosts <file>",
-			"the file that holds the keys (default: known_hosts beside the configuration)",
-		)
-		.addHelpText("after", exitHelp(0, 2, 4))
+		.addHelpText("after", exitStatusHelp([0, 2, 4]))
 		.action(async (name: string, options: HostOptions) => {
-			const keys = await readKeys(resolve(name, options), signal)
+			const keys = await readKeys(resolveHost(name, options, surroundings), signal)
 			for (const key of keys) terminal.out(`${fingerprintOf(key)} ${keyTypeOf(key)}\n`)
 			terminal.talk(
 				"This is what the wire shows, and whoever sits in between would show the same. Compare it with the host's own console before `comfyume host trust`.\n",
@@ -79,15 +77,79 @@ export function create({ surroundings }: CommandRun): Command {
 	return host
 }
 
-// Until the configuration knows its hosts: an address with or without a port.
-function resolveHost(name: string, knownHostsFile: string): ResolvedHost {
+const located = (command: Command) =>
+	command
+		.option(
+			"--config <file>",
+			"the configuration (else $COMFYUME_CONFIG, comfyume.yaml upwards, /etc/comfyume)",
+		)
+		.option("--env <name>", "the environment, where several have a host of that name")
+		.option(
+			"--known-hosts <file>",
+			"the file that holds the keys (default: known_hosts beside the configuration)",
+		)
+
+/** A configured host by its name, with the port it is configured with; else what is written, an address. */
+function resolveHost(
+	name: string,
+	{ config: path, env, knownHosts }: HostOptions,
+	surroundings: Pick<Surroundings, "variables" | "workingDirectory">,
+): ResolvedHost {
+	const { variables, workingDirectory } = surroundings
+	const sources = { path, variables, workingDirectory }
+	// An address can be trusted before there is any configuration.
+	const configuration = findConfiguration(sources) === undefined ? undefined : loadConfiguration(sources)
+	if (configuration === undefined && env !== undefined) loadConfiguration(sources)
+	const knownHostsFile = join(
+		knownHosts === undefined && configuration !== undefined ? dirname(configuration.path) : workingDirectory,
+		knownHosts ?? "known_hosts",
+	)
+	const found = configuration === undefined ? undefined : configuredHost(configuration, name, env)
+	return { ...(found ?? writtenAddress(name)), knownHostsFile }
+}
+
+function configuredHost(
+	configuration: LoadedConfiguration,
+	name: string,
+	env: string | undefined,
+): Omit<ResolvedHost, "knownHostsFile"> | undefined {
+	const environments =
+		env === undefined
+			? Object.values(configuration.environments)
+			: [chooseEnvironment(configuration, { option: env, variables: {} })]
+	const named = environments.flatMap((environment) =>
+		environment.hosts.filter((host) => host.name === name).map((host) => ({ environment, host })),
+	)
+	const reached = named.flatMap(({ environment, host }) =>
+		host.connection === "ssh" ? [{ environment, address: host.address, port: host.port }] : [],
+	)
+	const [first] = reached
+	if (named.length > 0 && first === undefined)
+		throw new OperatorError(`${name} is a directory that stands in for a machine: it has no key to trust`, {
+			exitCode: exitCodes.usage,
+			hint: `comfyume config show --config ${quoteForShell(configuration.path)}`,
+		})
+	if (first === undefined) return undefined
+	const { address, port } = first
+	if (reached.some((other) => other.address !== address || other.port !== port)) {
+		const names = reached.map(({ environment }) => environment.name)
+		throw new OperatorError(`there is a host ${name} in each of ${names.join(", ")}`, {
+			exitCode: exitCodes.usage,
+			hint: `add --env ${names.join(" or --env ")}`,
+		})
+	}
+	return { name, address, port }
+}
+
+function writtenAddress(name: string): Omit<ResolvedHost, "knownHostsFile"> {
 	const [, bracketed, plain, port] = /^(?:\[([^\]]+)\]|([^:]+))(?::(\d{1,5}))?$/.exec(name) ?? []
 	const address = bracketed ?? plain
 	if (address === undefined || Number(port ?? 22) > 65_535)
 		throw new OperatorError(`${name} is neither a configured host nor address[:port]`, {
 			exitCode: exitCodes.usage,
+			hint: "comfyume config show",
 		})
-	return { name, address, port: Number(port ?? 22), knownHostsFile }
+	return { name, address, port: Number(port ?? 22) }
 }
 
 async function readKeys(target: ResolvedHost, signal: AbortSignal): Promise<Buffer[]> {
@@ -136,8 +198,4 @@ async function replaceFile(file: string, text: string): Promise<void> {
 		await rm(partial, { force: true })
 		throw systemError(error, `writing ${file}`)
 	}
-}
-
-function exitHelp(...codes: ExitCode[]): string {
-	return `\nExit status:\n${codes.map((code) => `  ${code}  ${exitMeanings[code]}\n`).join("")}`
 }

@@ -3,6 +3,7 @@ import { Command, InvalidArgumentError, Option } from "commander"
 import type { ArchiveArtifact, Artifact } from "../lib/artifacts/catalogue.ts"
 import type { SourceName } from "../lib/artifacts/source.ts"
 import { exitCodes } from "../lib/errors.ts"
+import { isFingerprint } from "../lib/host/known-hosts.ts"
 import type { Plan, Step } from "../lib/plan/step.ts"
 import { artifactsOf, tailscaleIdentity } from "../lib/steps/artifacts.ts"
 import { restoreCheckout } from "../lib/steps/checkout.ts"
@@ -29,6 +30,7 @@ export type RestoreOptions = {
 	at?: Date
 	allowUnverified?: boolean
 	identityIsFree?: boolean
+	hostFingerprint?: string
 }
 
 export function create(run: CommandRun): Command {
@@ -40,8 +42,10 @@ export function create(run: CommandRun): Command {
 				"copy that proves right, and looks at the result once more. What it replaces is kept.\n" +
 				"Running it again is how one resumes.",
 		)
-		.option("--only <artifacts>", "only these, separated by commas", names, [])
-		.option("--skip <artifacts>", "all but these", names, [])
+		.addOption(
+			new Option("--only <artifacts>", "only these, separated by commas").argParser(names).default([], "all"),
+		)
+		.addOption(new Option("--skip <artifacts>", "all but these").argParser(names).default([], "none"))
 		.addOption(
 			new Option("--from <sources>", "only from these: local, share, r2, git").argParser(parseSources),
 		)
@@ -51,13 +55,15 @@ export function create(run: CommandRun): Command {
 			"--identity-is-free",
 			"you know that no other machine is online with this server's Tailscale identity",
 		)
-		.option(
-			"--host-fingerprint <fingerprint>",
-			"the SSH host key of the fresh machine, from its console: accepted for this run",
+		.addOption(
+			new Option(
+				"--host-fingerprint <fingerprint>",
+				"the SSH host key of the fresh machine, from its console: accepted for this run",
+			).argParser(parseFingerprint),
 		)
 		.option("--yes", "answer the question before restoring production with yes")
 		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 129, 130, 143]))
-		.action((options: CommonOptions & RestoreOptions & { hostFingerprint?: string; yes?: boolean }) =>
+		.action((options: CommonOptions & RestoreOptions) =>
 			runCommand(run, {
 				command: "restore",
 				options,
@@ -79,6 +85,8 @@ function argvOf(options: RestoreOptions): string[] {
 		...(options.at === undefined ? [] : ["--at", options.at.toISOString()]),
 		...(options.allowUnverified === true ? ["--allow-unverified"] : []),
 		...(options.identityIsFree === true ? ["--identity-is-free"] : []),
+		// The host itself doesn't need it: it stands in the command that it tells the operator to type next.
+		...(options.hostFingerprint === undefined ? [] : ["--host-fingerprint", options.hostFingerprint]),
 	]
 }
 
@@ -89,6 +97,11 @@ function parseSources(text: string): (SourceName | "git")[] {
 		if (found === undefined) throw new InvalidArgumentError(`there is no source ${word}: ${known.join(", ")}`)
 		return found
 	})
+}
+
+function parseFingerprint(text: string): string {
+	if (isFingerprint(text)) return text
+	throw new InvalidArgumentError("write it as `ssh-keygen -lf` prints it: SHA256: and 43 letters and digits")
 }
 
 function parseDate(text: string): Date {
@@ -110,7 +123,7 @@ export async function planRestore(
 ): Promise<Plan> {
 	const { environment, hostConfiguration, place, summary } = context
 	const { all, selected: artifacts } = await artifactsOf(context, packageRoot, options)
-	const again = `comfyume restore ${context.spoken}`
+	const again = ["comfyume restore", context.spoken, ...argvOf(options)].join(" ")
 	return {
 		command: "restore",
 		environment: environment.name,

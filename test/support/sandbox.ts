@@ -77,16 +77,18 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 	async function context(server: string, sourceNames: readonly SourceName[]): Promise<StepContext> {
 		const [hostConfiguration] = environment.hosts
 		if (hostConfiguration === undefined) throw new Error("the world has a host")
+		const sources = await probeSources(
+			sourceNames.flatMap((name) => {
+				const store = stores[name]?.()
+				return store === undefined ? [] : [{ name, store }]
+			}),
+		)
 		return {
 			environment,
 			hostConfiguration,
 			host: localHost({ name: "app-1", root: server, environment: process.env }),
-			sources: await probeSources(
-				sourceNames.flatMap((name) => {
-					const store = stores[name]?.()
-					return store === undefined ? [] : [{ name, store }]
-				}),
-			),
+			sources,
+			everySource: sources,
 			place: `stand-in: ${server}`,
 			gitToken: undefined,
 			spoken: `--env ${environmentName}`,

@@ -221,9 +221,7 @@ async function heal(
 	const { sidecar } = good
 	if (sidecar === undefined || bad.olderKey !== undefined) return
 	if (!canHeal(store)) {
-		report.note(
-			`${name}: ${bad.name.id} stays damaged: nothing is ever replaced there. The next backup stores a new one`,
-		)
+		report.note(`${name}: ${bad.name.id} stays damaged: nothing is ever replaced there`)
 		return
 	}
 	try {
@@ -254,7 +252,7 @@ function rejectForeign(sidecar: Sidecar, artifact: Artifact, wanted: Wanted, cop
 	if (sidecar.environment !== wanted.environment)
 		throw new OperatorError(
 			`${copy.source.name}: ${copy.name.id} of ${artifact.name} was taken from ${sidecar.environment}, ` +
-				`and would give ${wanted.environment} its identity`,
+				`and this is ${wanted.environment}`,
 			{
 				exitCode: exitCodes.refusedByGuard,
 				hint: `move it out of ${copy.source.store.place}/${wanted.environment}/${artifact.name}, or restore --env ${sidecar.environment}`,

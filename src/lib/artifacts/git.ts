@@ -1,4 +1,6 @@
 // Checkouts: code comes from its git remote at one commit, never from a copy of a working tree.
+import { readdir } from "node:fs/promises"
+import { basename, dirname, join } from "node:path"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { type Command, command, withOptions } from "../host/command.ts"
 import type { LocalHost } from "../host/local.ts"
@@ -153,7 +155,7 @@ export async function placeCheckout(
 	const partial = `${checkout.path}.${scratch}.partial`
 	const at = state.state === "present" ? checkout.path : partial
 	if (state.state !== "present") {
-		await host.files.remove(partial)
+		await removeAbandoned(host, checkout)
 		await host.execute(
 			await asOwner(
 				host,
@@ -178,6 +180,14 @@ export async function placeCheckout(
 		)
 	}
 	if (state.state !== "present") await host.files.rename(partial, checkout.path)
+}
+
+/** Clones of runs that were killed. Their git may still be writing, so each run clones under a name of its own. */
+async function removeAbandoned(host: LocalHost, { path }: Checkout): Promise<void> {
+	const names = await readdir(host.path(dirname(path))).catch(() => [])
+	for (const name of names)
+		if (name.startsWith(`${basename(path)}.`) && name.endsWith(".partial"))
+			await host.files.remove(join(dirname(path), name))
 }
 
 async function has(host: LocalHost, checkout: Checkout, commit: string): Promise<boolean> {

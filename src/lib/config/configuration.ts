@@ -51,6 +51,7 @@ export function loadConfiguration(options: Sources): LoadedConfiguration {
 /** Finds and reads the file's text without judging it. Throws as `loadConfiguration` does when there is none. */
 export function readConfigurationFile(options: Sources): { path: string; text: string } {
 	const path = findConfiguration(options)
+	if (path === undefined) throw notFound(options)
 	try {
 		return { path, text: readFileSync(path, "utf8") }
 	} catch (error) {
@@ -68,12 +69,13 @@ export function readConfigurationFile(options: Sources): { path: string; text: s
 	}
 }
 
-function findConfiguration({
+/** The path of the configuration; undefined when none is named and there is none. One that is named needn't be there. */
+export function findConfiguration({
 	path,
 	variables,
 	workingDirectory,
 	systemDirectory = "/etc/comfyume",
-}: Sources): string {
+}: Sources): string | undefined {
 	const named = path ?? (variables.COMFYUME_CONFIG || undefined)
 	if (named !== undefined) return resolve(workingDirectory, named)
 	for (let directory = resolve(workingDirectory); ; directory = dirname(directory)) {
@@ -82,12 +84,14 @@ function findConfiguration({
 		if (directory === dirname(directory)) break
 	}
 	const systemFile = join(systemDirectory, fileName)
-	if (isFile(systemFile)) return systemFile
-	throw new OperatorError(`no ${fileName} in ${workingDirectory}, above it, or in ${systemDirectory}`, {
+	return isFile(systemFile) ? systemFile : undefined
+}
+
+const notFound = ({ workingDirectory, systemDirectory = "/etc/comfyume" }: Sources) =>
+	new OperatorError(`no ${fileName} in ${workingDirectory}, above it, or in ${systemDirectory}`, {
 		exitCode: exitCodes.usage,
 		hint: "comfyume --config FILE …, or copy templates/comfyume.yaml to comfyume.yaml",
 	})
-}
 
 const isFile = (path: string) => statSync(path, { throwIfNoEntry: false })?.isFile() === true
 

@@ -81,7 +81,13 @@ export function readOnlyHost<H extends Host>(host: H): H {
 		get(target, property) {
 			if (property === "execute") return (command: Command) => refuse(`\`${describe(command)}\``)()
 			if (property === "write" || property === "put") return (path: string) => refuse(`${property} ${path}`)()
+			// A local host's disk: all that can be done there directly is a change.
+			if (property === "files")
+				return new Proxy({}, { get: (_, name) => (path: string) => refuse(`${String(name)} ${path}`)() })
 			const value = Reflect.get(target, property, target)
+			// What a local host can do to its disk directly.
+			if (property === "files")
+				return new Proxy(value as object, { get: (_, change) => refuse(`files.${String(change)}`) })
 			return typeof value === "function" ? value.bind(target) : value
 		},
 	})

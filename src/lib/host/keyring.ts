@@ -8,7 +8,8 @@ import type { Host } from "./host.ts"
 export type SecretReader = (name: string) => Promise<Secret | undefined>
 
 /**
- * Reads secrets from the keyring of the user who runs comfyume. A machine without keyctl has an empty one.
+ * Reads secrets from the keyring of the user who runs comfyume. A machine without keyctl, or where the kernel gives
+ * containers no keyring, has an empty one.
  * @throws {OperatorError} when there is a key that can't be read
  */
 export function keyringReader(host: Host): SecretReader {
@@ -21,7 +22,11 @@ export function keyringReader(host: Host): SecretReader {
 			allowedExitCodes: [1],
 		})
 		if (found.exitCode !== 0) {
-			if (/Required key not available|Key has been revoked|Key has expired/.test(found.stderr))
+			if (
+				/Required key not available|Key has been revoked|Key has expired|Operation not permitted|Function not implemented/.test(
+					found.stderr,
+				)
+			)
 				return undefined
 			throw unreadable(host, description, found.stderr)
 		}

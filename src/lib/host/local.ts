@@ -92,6 +92,9 @@ export function localHost({ name, root = "/", signal, environment }: LocalHostOp
 		runSignal?.addEventListener("abort", onAbort, { once: true })
 		const { timeoutMs } = command
 		const timer = timeoutMs === undefined ? undefined : setTimeout(() => end(late(command, name)), timeoutMs)
+		// When we don't wait any more, it can't stay: not even one that won't be asked.
+		const onExit = () => signalGroup(subprocess.pid, "SIGKILL")
+		process.on("exit", onExit)
 		if (onStderr !== undefined) subprocess.stderr?.on("data", onStderr)
 		try {
 			if (onStdout !== undefined && subprocess.stdout !== null)
@@ -106,6 +109,7 @@ export function localHost({ name, root = "/", signal, environment }: LocalHostOp
 			throw stopped ?? error
 		} finally {
 			clearTimeout(timer)
+			process.off("exit", onExit)
 			runSignal?.removeEventListener("abort", onAbort)
 		}
 	}
@@ -281,14 +285,15 @@ const late = (command: Command, name: string) =>
 
 // Asks the whole group to end, and ends it after ten seconds: the time a program has to clean up.
 function killGroup(pid: number | undefined): void {
+	signalGroup(pid, "SIGTERM")
+	setTimeout(() => signalGroup(pid, "SIGKILL"), 10_000).unref()
+}
+
+function signalGroup(pid: number | undefined, signal: "SIGTERM" | "SIGKILL"): void {
 	if (pid === undefined) return
-	const send = (signal: "SIGTERM" | "SIGKILL") => {
-		try {
-			process.kill(-pid, signal)
-		} catch {
-			// It ended on its own.
-		}
+	try {
+		process.kill(-pid, signal)
+	} catch {
+		// It ended on its own.
 	}
-	send("SIGTERM")
-	setTimeout(() => send("SIGKILL"), 10_000).unref()
 }

@@ -62,7 +62,8 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 		}
 		const result = signal.aborted
 			? { outcome: "aborted" as const, because: "the run was stopped before this step" }
-			: (blockedBy(step, results) ?? (await runStep(step, report, { dryRun, signal, emit })))
+			: (blockedBy(step, results) ??
+				(await runStep(step, report, { dryRun, plannedBefore: plannedBefore(step, results), signal, emit })))
 		results.set(step.id, result)
 		emit({
 			event: "step",
@@ -100,10 +101,19 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 async function runStep(
 	step: Step,
 	report: Report,
-	run: { dryRun: boolean; signal: AbortSignal; emit: (body: EventBody) => void },
+	run: {
+		dryRun: boolean
+		/** Required steps that a dry run would apply: what holds now says nothing about then. */
+		plannedBefore: readonly string[]
+		signal: AbortSignal
+		emit: (body: EventBody) => void
+	},
 ): Promise<StepResult> {
 	try {
 		const before = await checkStep(step, report, run.emit)
+		const later = run.dryRun ? run.plannedBefore : []
+		if (before.state === "satisfied" && later.length > 0)
+			return { outcome: "planned", because: `${before.because}; comes again after ${later.join(", ")}` }
 		if (before.state === "satisfied") return { outcome: "satisfied", because: before.because }
 		if (run.dryRun) {
 			return { outcome: before.state === "needed" ? "planned" : "failed", ...withoutState(before) }
@@ -149,6 +159,10 @@ function failureOf(error: unknown): StepResult {
 	}
 }
 
+function plannedBefore(step: Step, results: ReadonlyMap<string, StepResult>): string[] {
+	return (step.requires ?? []).filter((id) => results.get(id)?.outcome === "planned")
+}
+
 function blockedBy(step: Step, results: ReadonlyMap<string, StepResult>): StepResult | undefined {
 	const missing = (step.requires ?? []).filter((id) => {
 		const outcome = results.get(id)?.outcome
@@ -178,7 +192,11 @@ function closingOf(
 ): { summary: SummaryRow[]; next?: string; error?: string } {
 	try {
 		const next = plan.next?.(ended)
-		return { summary: [...(plan.summary?.() ?? [])], ...(next === undefined ? {} : { next }) }
+		// The table says what stands where after a run; after a dry run nothing does.
+		return {
+			summary: ended.dryRun ? [] : [...(plan.summary?.() ?? [])],
+			...(next === undefined ? {} : { next }),
+		}
 	} catch (error) {
 		return { summary: [], error: messageOf(error) }
 	}

@@ -8,7 +8,8 @@ import type { Source } from "../artifacts/source.ts"
 import { readArtifact, spaceFactor, type Taken, takeSnapshot } from "../artifacts/take.ts"
 import { digestFile, treeDigest } from "../artifacts/tree.ts"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
-import { needed, type Report, type Step, satisfied } from "../plan/step.ts"
+import { needed, type Report, type Step, satisfied, unknown } from "../plan/step.ts"
+import { formatBytes } from "../ui/format.ts"
 import { ageSeconds, type StepContext, workDirectory } from "./context.ts"
 
 type Standing = { id: string; sidecar: ArchiveSidecar }
@@ -69,7 +70,8 @@ export function backupArchive(
 			noteSummary(current, lacking)
 			if (lacking.length === 0 && first?.newest !== undefined)
 				return satisfied(`${first.newest.id} holds it; ${describePlaces(current)}`)
-			return needed(
+			const unusable = lacking.some(({ destination }) => destination.trouble !== undefined)
+			return (unusable ? unknown : needed)(
 				lacking
 					.map(({ destination, newest }) => {
 						if (destination.trouble !== undefined)
@@ -89,6 +91,11 @@ export function backupArchive(
 			if (usable.length === 0) throw troubleOf(lacking.map(({ destination }) => destination))
 			try {
 				taken = (await reuse(standing, digest, report)) ?? (await take(standing, report))
+				// Before it is stored: a run that ends in between must not leave files that don't know what they descend from.
+				await writeLineage(host, artifact.name, {
+					snapshot: taken.id,
+					treeDigest: taken.sidecar.treeDigest,
+				})
 				await storeInAll(usable, taken, report)
 			} finally {
 				// It holds keys and passwords: none is left lying.
@@ -113,11 +120,6 @@ export function backupArchive(
 				failures.push(error)
 			}
 		}
-		if (failures.length < usable.length)
-			await writeLineage(host, artifact.name, {
-				snapshot: snapshot.id,
-				treeDigest: snapshot.sidecar.treeDigest,
-			})
 		throwTogether(failures)
 	}
 
@@ -216,7 +218,7 @@ export function backupArchive(
 		const newest = current[0]?.newest
 		const missing = lacking.map(
 			({ destination, newest: other }) =>
-				`${destination.name} ${destination.trouble?.message ?? (other === undefined ? "has none" : "has an older one")}`,
+				`${destination.name} ${destination.trouble === undefined ? (other === undefined ? "has none" : "has an older one") : "can't be used"}`,
 		)
 		summary.set(artifact.name, {
 			artifact: artifact.name,
@@ -225,7 +227,9 @@ export function backupArchive(
 			verified:
 				missing.length > 0
 					? `missing: ${missing.join("; ")}`
-					: `${newest?.sidecar.members} members, ${newest?.sidecar.unpackedBytes} bytes`,
+					: newest === undefined
+						? ""
+						: describeContent(newest.sidecar),
 			ok: missing.length === 0,
 			...(newest === undefined
 				? {}
@@ -236,6 +240,9 @@ export function backupArchive(
 		})
 	}
 }
+
+const describeContent = ({ members, unpackedBytes }: ArchiveSidecar) =>
+	`${members} ${members === 1 ? "member" : "members"}, ${formatBytes(unpackedBytes)}`
 
 const describePlaces = (standing: readonly { destination: Source }[]) =>
 	`it stands on ${standing.map(({ destination }) => destination.name).join(" and ")}`

@@ -20,7 +20,7 @@ import {
 import type { Source } from "../artifacts/source.ts"
 import { digestFile } from "../artifacts/tree.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
-import { needed, type Step, satisfied } from "../plan/step.ts"
+import { needed, type Step, satisfied, unknown } from "../plan/step.ts"
 import { throwTogether, troubleOf } from "./backup-archive.ts"
 import { ageSeconds, type StepContext, workDirectory } from "./context.ts"
 
@@ -84,7 +84,8 @@ export function backupCheckout(
 				return satisfied(
 					`${commit.slice(0, 12)} is noted on ${having.map(({ destination }) => destination.name).join(" and ")}`,
 				)
-			return needed(
+			const unusable = lacking.some(({ destination }) => destination.trouble !== undefined)
+			return (unusable ? unknown : needed)(
 				lacking
 					.map(
 						({ destination }) =>
@@ -149,7 +150,7 @@ export function restoreCheckout(
 	artifact: GitArtifact,
 	{ requires, at, gitAllowed }: RestoreCheckoutOptions,
 ): Step {
-	const { environment, hostConfiguration, host, spoken, sources, signal, summary, gitToken } = context
+	const { environment, hostConfiguration, host, spoken, everySource, signal, summary, gitToken } = context
 	const checkout = checkoutOf(context, artifact)
 	const pin = environment.git[artifact.checkout].commit
 	const wanted: Wanted = {
@@ -163,7 +164,7 @@ export function restoreCheckout(
 	/** Undefined when nothing pins it: a first deployment takes the tip of its branch. */
 	const pinned = async (): Promise<{ commit: string; from: string; takenAt?: Date } | undefined> => {
 		if (pin !== undefined) return { commit: pin, from: "configuration" }
-		const usable = sources.filter(({ trouble }) => trouble === undefined)
+		const usable = everySource.filter(({ trouble }) => trouble === undefined)
 		if (usable.length === 0) return undefined
 		const newest = await newestSidecar(await findCandidates(usable, artifact, wanted), artifact, wanted)
 		if (newest?.sidecar.kind !== "commit") return undefined
@@ -195,7 +196,8 @@ export function restoreCheckout(
 					ok: true,
 					...(want?.takenAt === undefined ? {} : { ageSeconds: ageSeconds(context, want.takenAt) }),
 				})
-				return satisfied(`${checkout.path} stands at ${state.commit.slice(0, 12)}`)
+				const edited = state.changes.length === 0 ? "" : `, with ${state.changes.length} files changed since`
+				return satisfied(`${checkout.path} stands at ${state.commit.slice(0, 12)}${edited}`)
 			}
 			if (state.state !== "present")
 				return needed(state.state === "absent" ? `${checkout.path} is not there` : state.because)

@@ -15,6 +15,8 @@ export type StepContext = {
 	place: string
 	/** Nearest first. Those that can't be used say why. */
 	sources: readonly Source[]
+	/** Also those that `--from` leaves out: which commit ran is asked of all, wherever the code then comes from. */
+	everySource: readonly Source[]
 	/** For git over HTTPS. */
 	gitToken: Secret | undefined
 	/** How the operator named the environment, for commands to type next: `--env production`, with what else it took. */

@@ -1,9 +1,9 @@
 // The steps around a server's identity: its Tailscale address and its SSH host keys.
-import { createHash } from "node:crypto"
 import type { ArchiveArtifact } from "../artifacts/catalogue.ts"
 import { readTree } from "../artifacts/tree.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
 import { command } from "../host/command.ts"
+import { fingerprintOf } from "../host/known-hosts.ts"
 import type { LocalHost } from "../host/local.ts"
 import { needed, type Step, satisfied } from "../plan/step.ts"
 import type { Twin } from "../tailscale/tailnet.ts"
@@ -22,7 +22,7 @@ export function tailscaleIsFree(
 	}
 	return {
 		id: "tailscale-is-free",
-		title: `no other machine is online as ${expected}`,
+		title: `the identity of ${expected} is free`,
 		check: async () => {
 			if ((await readAddress(host)) === expected) return satisfied("this machine has the address already")
 			if (twin.state === "online")
@@ -128,7 +128,7 @@ async function wireFingerprints(host: LocalHost): Promise<string[]> {
 	return stdout
 		.split("\n")
 		.filter((line) => line !== "" && !line.startsWith("#"))
-		.map((line) => fingerprintOf(line.split(" ")[2] ?? ""))
+		.map((line) => fingerprintOf(Buffer.from(line.split(" ")[2] ?? "", "base64")))
 		.sort()
 }
 
@@ -136,11 +136,7 @@ async function fileFingerprints(host: LocalHost, artifact: ArchiveArtifact): Pro
 	const { entries } = await readTree(host, artifact)
 	const publicFiles = entries.filter(({ path }) => path.endsWith(".pub"))
 	const contents = await Promise.all(publicFiles.map(({ path }) => host.read(`/${path}`)))
-	return contents.map((content) => fingerprintOf(content?.toString("utf8").split(" ")[1] ?? "")).sort()
-}
-
-/** As `ssh-keygen -l` prints it: SHA256 over the key's wire form, base64 without padding (RFC 4648, section 3.2). */
-function fingerprintOf(base64Key: string): string {
-	const digest = createHash("sha256").update(Buffer.from(base64Key, "base64")).digest("base64")
-	return `SHA256:${digest.replace(/=+$/, "")}`
+	return contents
+		.map((content) => fingerprintOf(Buffer.from(content?.toString("utf8").split(" ")[1] ?? "", "base64")))
+		.sort()
 }

@@ -36,8 +36,8 @@ export type OpenOptions = {
 	dryRun: boolean
 	/** A backup makes the share's directory for it where there is none yet. */
 	writesBackups?: boolean
-	/** Restrict the sources of snapshots to these. */
-	from?: readonly SourceName[]
+	/** Restrict the sources to these. */
+	from?: readonly (SourceName | "git")[]
 }
 
 /** What is known before any connection is made. */
@@ -177,10 +177,8 @@ export async function openHere(
 	const host = options.dryRun ? readOnlyHost(opened) : opened
 	if (options.writesBackups === true && !options.dryRun && environment.share !== undefined)
 		await makeBackupsDirectory(host, environment.share)
-	const stores = (await openStores(host, environment, secrets, signal)).filter(
-		({ name }) => options.from === undefined || options.from.includes(name),
-	)
-	const wrapped = stores.map((source) =>
+	const stores = await openStores(host, environment, secrets, { signal, from: options.from })
+	const everySource = stores.map((source) =>
 		options.dryRun && source.trouble === undefined
 			? { ...source, store: readOnlyStore(source.store) }
 			: source,
@@ -191,7 +189,8 @@ export async function openHere(
 			hostConfiguration,
 			host,
 			place: sent?.place ?? host.place,
-			sources: wrapped,
+			sources: everySource.filter(({ name }) => options.from === undefined || options.from.includes(name)),
+			everySource,
 			gitToken: secrets.find("GH_TOKEN"),
 			spoken,
 			comfyume: version,
@@ -207,21 +206,24 @@ export async function openHere(
 	}
 }
 
-/** Nearest first: the host's own directory, the share, R2; those that are configured. */
+/** Nearest first: the host's own directory, the share, R2; those that are configured and wanted. */
 async function openStores(
 	host: LocalHost,
 	environment: Environment,
 	secrets: Secrets,
-	signal: AbortSignal,
+	{ signal, from }: { signal: AbortSignal; from: OpenOptions["from"] },
 ): Promise<Source[]> {
+	// Code from git alone still needs to know which commit ran, and the backups note that.
+	const isWanted = (name: SourceName) => from === undefined || from.includes(name) || from.includes("git")
 	const stores: { name: SourceName; store: ObjectStore }[] = []
 	const local = host.path(environment.directories.local)
-	if (await host.test(command("test", "-d", local)))
+	if (isWanted("local") && (await host.test(command("test", "-d", local))))
 		stores.push({ name: "local", store: directoryStore({ name: "local", directory: local }) })
-	if (environment.share !== undefined)
+	if (isWanted("share") && environment.share !== undefined)
 		stores.push({ name: "share", store: openShare(host, environment.share) })
 	const unusable: Source[] = []
-	if (environment.objectStore !== undefined) {
+	// One that isn't wanted isn't asked either: it may be the very one that gives no answer.
+	if (isWanted("r2") && environment.objectStore !== undefined) {
 		try {
 			stores.push({ name: "r2", store: await openBucket(environment.objectStore, secrets, signal) })
 		} catch (error) {
@@ -261,7 +263,13 @@ async function makeBackupsDirectory(host: LocalHost, share: Share): Promise<void
 
 /** An unmounted share is an empty directory on the root disk: read, it has lost everything; written, it fills the disk. */
 async function requireMounted(host: LocalHost, share: Share, mountPoint: string): Promise<void> {
-	if (share.filesystem === "directory") return
+	if (share.filesystem === "directory") {
+		if (await host.test(command("test", "-d", mountPoint))) return
+		throw new OperatorError(`the share's directory ${mountPoint} does not exist`, {
+			exitCode: exitCodes.unreachable,
+			hint: `mkdir ${mountPoint}`,
+		})
+	}
 	const asked = command("findmnt", "--noheadings", "--output", "FSTYPE", "--mountpoint", mountPoint)
 	const { stdout } = await host.capture(asked, { allowedExitCodes: [1] })
 	const found = stdout.trim()

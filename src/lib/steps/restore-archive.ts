@@ -203,8 +203,12 @@ export function decide(facts: {
 	candidates: number
 }): Finding {
 	const { live, liveDigest, problems, newest, lineage, exact, candidates } = facts
-	if (newest !== undefined && liveDigest === newest.treeDigest)
-		return satisfied(`it is byte for byte ${newest.name.id}`)
+	if (newest !== undefined && liveDigest === newest.treeDigest) {
+		const { id } = newest.name
+		if (lineage !== undefined && lineage.snapshot.id >= id) return satisfied(`it is byte for byte ${id}`)
+		// A run that ended between the files and the note has neither tried nor reloaded them.
+		return needed(`it is byte for byte ${id}, and no run has finished with it`)
+	}
 	if (live.entries.length === 0) return needed("it is not there")
 	if (problems.length > 0) return needed(`it is not whole: ${problems.join("; ")}`)
 	if (newest === undefined)

@@ -11,7 +11,7 @@ import { redact, type Secret } from "../secret.ts"
 import { askApi, askClient, type Twin } from "../tailscale/tailnet.ts"
 import { confirmByTyping } from "../ui/prompts.ts"
 import type { CommandRun, Surroundings } from "../ui/surroundings.ts"
-import type { StepContext } from "./context.ts"
+import { type StepContext, workDirectory } from "./context.ts"
 import { chooseTarget, type OpenOptions, openHere, type Target } from "./open.ts"
 
 /** Flags and descriptions, as the command files declare them. */
@@ -21,10 +21,10 @@ export const commonOptions: readonly (readonly [flags: string, description: stri
 	["--here", "this machine is the host, although it doesn't know it yet"],
 	["--config <file>", "the configuration (else $COMFYUME_CONFIG, comfyume.yaml upwards, /etc/comfyume)"],
 	["--secrets <file>", "the file of secrets (else $COMFYUME_SECRETS, secrets.env beside the configuration)"],
-	["--dry-run", "look, and say what would be done; nothing is changed"],
+	["--dry-run", "look, and say what would be done; over SSH only comfyume itself is put on the host"],
 	["--json", "one event per line on stdout"],
-	["--quiet", "only problems and the closing lines"],
-	["--verbose", "also what was found satisfied, and why"],
+	["--quiet", "only what went wrong; silent when all is well"],
+	["--verbose", "also each check, and what it found"],
 ]
 
 export type CommonOptions = {
@@ -37,7 +37,7 @@ export type CommonOptions = {
 	json?: boolean
 	quiet?: boolean
 	verbose?: boolean
-	from?: OpenOptions["from"] | readonly string[]
+	from?: NonNullable<OpenOptions["from"]>
 	hostFingerprint?: string
 	yes?: boolean
 }
@@ -66,19 +66,21 @@ export const names = (text: string) =>
 export async function runCommand(run: CommandRun, spec: PlanCommand): Promise<void> {
 	const { surroundings, finish } = run
 	const { options } = spec
-	const sources = options.from?.filter((name) => name === "local" || name === "share" || name === "r2")
 	const opening: OpenOptions = {
 		...options,
 		dryRun: options.dryRun === true,
 		writesBackups: spec.writesBackups === true,
-		...(sources === undefined ? {} : { from: sources }),
-	} as OpenOptions
+	}
 	const asEvents = options.json === true || surroundings.session !== undefined
-	const reporter = await chooseReporter(surroundings.terminal, { ...options, json: asEvents })
+	const secrets: Secret[] = []
+	const chosen = await chooseReporter(surroundings.terminal, { ...options, json: asEvents })
+	const reporter = redacting(chosen, secrets)
 	try {
-		finish(await runTarget(surroundings, spec, opening, reporter))
+		const target = await chooseTarget(surroundings, opening)
+		secrets.push(...target.secrets.all())
+		finish(await runTarget(surroundings, spec, { target, opening, reporter }))
 	} catch (error) {
-		if (!asEvents) throw error
+		if (!asEvents) throw withoutSecrets(error, secrets)
 		// Whoever reads events gets the reason as one: on the other side of a connection there is no stderr to read.
 		finish(reportError(error, reporter, surroundings))
 	} finally {
@@ -89,10 +91,8 @@ export async function runCommand(run: CommandRun, spec: PlanCommand): Promise<vo
 async function runTarget(
 	surroundings: Surroundings,
 	spec: PlanCommand,
-	opening: OpenOptions,
-	reporter: Reporter,
+	{ target, opening, reporter }: { target: Target; opening: OpenOptions; reporter: Reporter },
 ): Promise<ExitCode> {
-	const target = await chooseTarget(surroundings, opening)
 	const { environment } = target
 	if (
 		spec.confirms === environment.name &&
@@ -105,14 +105,13 @@ async function runTarget(
 			word: environment.name,
 			flag: "--yes",
 		})
-	const safe = redacting(reporter, target.secrets.all())
 	const twin = spec.needsTwin === true ? await findTwin(surroundings, target) : notAsked
 	if (!target.here) {
 		const { runElsewhere } = await import("./remote.ts")
 		return runElsewhere(surroundings, target, {
 			argv: [spec.command, ...spec.argv, ...(opening.dryRun ? ["--dry-run"] : [])],
 			twin,
-			reporter: safe,
+			reporter,
 			...(spec.options.hostFingerprint === undefined
 				? {}
 				: { hostFingerprint: spec.options.hostFingerprint }),
@@ -122,14 +121,16 @@ async function runTarget(
 	await using _lock = opening.dryRun
 		? undefined
 		: await lockHost(opened.context.host, { name: "comfyume", purpose: spec.command })
+	// With the lock held, what lies there is a dead run's: archives that nobody would miss until the disk is full.
+	if (!opening.dryRun) await opened.context.host.files.remove(workDirectory)
 	for (const { name, trouble } of opened.context.sources)
-		if (trouble !== undefined) note(safe, surroundings, `${name} can't be used: ${trouble.message}`)
+		if (trouble !== undefined) note(reporter, surroundings, `${name} can't be used: ${trouble.message}`)
 	const plan = await spec.plan(opened.context, { twin })
 	const { exitCode } = await runPlan(plan, {
 		dryRun: opening.dryRun,
 		now: surroundings.now,
 		signal: surroundings.signal,
-		reporter: safe,
+		reporter,
 	})
 	return exitCode
 }
@@ -156,13 +157,13 @@ async function findTwin(surroundings: Surroundings, target: Target): Promise<Twi
 
 function reportError(error: unknown, reporter: Reporter, { now, signal }: Surroundings): ExitCode {
 	const stopped = signal.aborted && signal.reason instanceof OperatorError ? signal.reason : undefined
-	const known = error instanceof OperatorError ? error : stopped
+	const known = stopped ?? (error instanceof OperatorError ? error : undefined)
 	const exitCode = known?.exitCode ?? exitCodes.bug
 	reporter.event({
 		version: eventsVersion,
 		at: now().toISOString(),
 		event: "error",
-		message: messageOf(error),
+		message: messageOf(known ?? error),
 		exitCode,
 		...(known?.hint === undefined ? {} : { hint: known.hint }),
 	})
@@ -182,4 +183,19 @@ function redacting(reporter: Reporter, secrets: readonly Secret[]): Reporter {
 		event: (event) => reporter.event(clean(event) as Event),
 		close: () => reporter.close(),
 	}
+}
+
+function withoutSecrets(error: unknown, secrets: readonly Secret[]): unknown {
+	if (error instanceof OperatorError) {
+		const { message, hint, exitCode, cause } = error
+		return new OperatorError(redact(message, secrets), {
+			exitCode,
+			cause,
+			...(hint === undefined ? {} : { hint: redact(hint, secrets) }),
+		})
+	}
+	if (!(error instanceof Error)) return error
+	error.message = redact(error.message, secrets)
+	if (error.stack !== undefined) error.stack = redact(error.stack, secrets)
+	return error
 }

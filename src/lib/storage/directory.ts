@@ -212,11 +212,33 @@ async function putFile(root: string, key: string, put: FilePut): Promise<"stored
 			await target.close()
 		}
 		stopIfAborted(put.signal, put.shown)
-		return await linkInPlace(partial, final)
+		const result = await linkInPlace(partial, final)
+		await removeAbandoned(partial)
+		return result
 	} finally {
 		await source.close()
 		await rm(partial, { force: true })
 		await syncDirectory(dirname(final))
+	}
+}
+
+const abandonedAfterMs = 24 * 60 * 60 * 1000
+
+/**
+ * Partial files of runs that were killed. Younger ones may be another host's, at this moment; the age is measured
+ * against the file just written, by the share's own clock. A failure to clean up is none of the transfer.
+ */
+async function removeAbandoned(justWritten: string): Promise<void> {
+	const directory = dirname(justWritten)
+	try {
+		const { mtimeMs } = await lstat(justWritten)
+		for (const name of await readdir(directory)) {
+			if (!/^\..*\.partial$/.test(name)) continue
+			const path = join(directory, name)
+			if (mtimeMs - (await lstat(path)).mtimeMs > abandonedAfterMs) await rm(path, { force: true })
+		}
+	} catch {
+		// The next run tries again.
 	}
 }
 
