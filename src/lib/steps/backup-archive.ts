@@ -93,8 +93,21 @@ export function backupArchive(
 				}
 			}
 			await host.files.remove(taken.archiveFile)
+			// The same words and the same code whether the other destinations had it already or got it just now.
+			failures.push(...lacking.flatMap(({ destination }) => destination.trouble ?? []))
+			if (failures.length > 0) await noteStanding()
 			throwTogether(failures)
 		},
+	}
+
+	/** The table must show what is stored although something failed. */
+	async function noteStanding(): Promise<void> {
+		const { digest, standing } = await survey()
+		const isCurrent = ({ newest }: { newest: Standing | undefined }) => newest?.sidecar.treeDigest === digest
+		noteSummary(
+			standing.filter(isCurrent),
+			standing.filter((one) => !isCurrent(one)),
+		)
 	}
 
 	/** What one destination has already is copied to those that lack it: same name, same bytes everywhere. */
