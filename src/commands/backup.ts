@@ -17,7 +17,7 @@ export function create(run: CommandRun): Command {
 		.reduce((command, [flags, description]) => command.option(flags, description), new Command("backup"))
 		.summary("back up the server, and prove that the backups can be restored")
 		.description(
-			"Packs what the catalogue lists, reads every archive back, and stores it on the share and in R2.\n" +
+			"Packs what the catalogue lists, reads every archive back, and stores it on the share and in R2. " +
 				"What has not changed is not stored again. One artifact's failure doesn't stop the others.",
 		)
 		.addOption(

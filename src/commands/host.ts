@@ -83,7 +83,7 @@ const located = (command: Command) =>
 			"--config <file>",
 			"the configuration (else $COMFYUME_CONFIG, comfyume.yaml upwards, /etc/comfyume)",
 		)
-		.option("--env <name>", "the environment, where several have a host of that name")
+		.option("--env <name>", "only a host of this environment")
 		.option(
 			"--known-hosts <file>",
 			"the file that holds the keys (default: known_hosts beside the configuration)",
@@ -117,28 +117,21 @@ function configuredHost(
 		env === undefined
 			? Object.values(configuration.environments)
 			: [chooseEnvironment(configuration, { option: env, variables: {} })]
-	const named = environments.flatMap((environment) =>
-		environment.hosts.filter((host) => host.name === name).map((host) => ({ environment, host })),
-	)
-	const reached = named.flatMap(({ environment, host }) =>
-		host.connection === "ssh" ? [{ environment, address: host.address, port: host.port }] : [],
-	)
-	const [first] = reached
-	if (named.length > 0 && first === undefined)
+	// A name is that of one host only, whatever the environment.
+	const hosts = environments.flatMap((environment) => environment.hosts)
+	const host = hosts.find((candidate) => candidate.name === name)
+	if (host === undefined && env === undefined) return undefined
+	if (host === undefined)
+		throw new OperatorError(`${env} has no host ${name}`, {
+			exitCode: exitCodes.usage,
+			hint: `choose from: ${hosts.map((candidate) => candidate.name).join(", ")}`,
+		})
+	if (host.connection === "directory")
 		throw new OperatorError(`${name} is a directory that stands in for a machine: it has no key to trust`, {
 			exitCode: exitCodes.usage,
 			hint: `comfyume config show --config ${quoteForShell(configuration.path)}`,
 		})
-	if (first === undefined) return undefined
-	const { address, port } = first
-	if (reached.some((other) => other.address !== address || other.port !== port)) {
-		const names = reached.map(({ environment }) => environment.name)
-		throw new OperatorError(`there is a host ${name} in each of ${names.join(", ")}`, {
-			exitCode: exitCodes.usage,
-			hint: `add --env ${names.join(" or --env ")}`,
-		})
-	}
-	return { name, address, port }
+	return { name, address: host.address, port: host.port }
 }
 
 function writtenAddress(name: string): Omit<ResolvedHost, "knownHostsFile"> {

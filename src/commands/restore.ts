@@ -38,8 +38,8 @@ export function create(run: CommandRun): Command {
 		.reduce((command, [flags, description]) => command.option(flags, description), new Command("restore"))
 		.summary("bring a lost server back from its backups")
 		.description(
-			"Looks for each artifact on the host itself, on the share, in R2 and in git, in this order, takes the newest\n" +
-				"copy that proves right, and looks at the result once more. What it replaces is kept.\n" +
+			"Looks for each artifact on the host itself, on the share, in R2 and in git, in this order, takes the newest " +
+				"copy that proves right, and looks at the result once more. What it replaces is kept. " +
 				"Running it again is how one resumes.",
 		)
 		.addOption(

@@ -223,6 +223,8 @@ function withCredentials(base: Command, token: Secret | undefined): Command {
 	return withOptions(base, {
 		environment: {
 			GIT_TERMINAL_PROMPT: "0",
+			// `git status` would write the index anew; a check changes nothing.
+			GIT_OPTIONAL_LOCKS: "0",
 			GIT_CONFIG_COUNT: "3",
 			GIT_CONFIG_KEY_0: "credential.helper",
 			GIT_CONFIG_VALUE_0: "",

@@ -16,6 +16,9 @@ export function commandFailure(
 	hostName: string,
 	ended: { exitCode: number; stderr: string; signal?: string | undefined },
 ): OperatorError {
+	// tar's words for the compression program that it starts.
+	const [, missing] = /: ([\w.-]+): Cannot exec: No such file/.exec(ended.stderr) ?? []
+	if (missing !== undefined) return notInstalled(missing, hostName)
 	const how = ended.signal === undefined ? `exit code ${ended.exitCode}` : `killed by ${ended.signal}`
 	const said = lastLines(ended.stderr)
 	return new OperatorError(`${describe(command)} on ${hostName}: ${how}${said === "" ? "" : `: ${said}`}`, {

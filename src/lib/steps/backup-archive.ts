@@ -96,7 +96,7 @@ export function backupArchive(
 					snapshot: taken.id,
 					treeDigest: taken.sidecar.treeDigest,
 				})
-				await storeInAll(usable, taken, report)
+				await storeInAll(lacking, taken, report)
 			} finally {
 				// It holds keys and passwords: none is left lying.
 				for (const ending of [".tar.zst", ".tar.zst.json"])
@@ -107,20 +107,33 @@ export function backupArchive(
 
 	/** A destination that fails doesn't keep the others from getting it. */
 	async function storeInAll(
-		usable: readonly { destination: Source }[],
+		lacking: readonly { destination: Source }[],
 		snapshot: Taken,
 		report: Report,
 	): Promise<void> {
 		const failures: unknown[] = []
-		for (const { destination } of usable) {
+		for (const { destination } of lacking) {
 			try {
+				if (destination.trouble !== undefined) throw destination.trouble
 				await store(destination, snapshot, report)
 			} catch (error) {
 				if (signal.aborted) throw error
 				failures.push(error)
 			}
 		}
+		if (failures.length > 0) await noteStanding(snapshot)
 		throwTogether(failures)
+	}
+
+	/** The table must show what is stored although something failed. */
+	async function noteStanding({ sidecar }: Taken): Promise<void> {
+		const { standing } = await survey()
+		const isCurrent = ({ newest }: { newest: Standing | undefined }) =>
+			newest?.sidecar.treeDigest === sidecar.treeDigest
+		noteSummary(
+			standing.filter(isCurrent),
+			standing.filter((one) => !isCurrent(one)),
+		)
 	}
 
 	/** What one destination has already is copied to those that lack it: same name, same bytes everywhere. */

@@ -132,7 +132,7 @@ export function backupCheckout(
 				}
 			}
 			await host.files.remove(file)
-			throwTogether(failures)
+			throwTogether([...failures, ...lacking.flatMap(({ destination }) => destination.trouble ?? [])])
 		},
 	}
 }

@@ -1,6 +1,6 @@
 // `comfyume config` as a shell sees it: exit codes, and what goes to stdout and to stderr.
 import { execFile } from "node:child_process"
-import { cp, mkdtemp, readFile, realpath, rm, writeFile } from "node:fs/promises"
+import { cp, mkdir, mkdtemp, readFile, realpath, rm, writeFile } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -147,3 +147,20 @@ test.each([[["config"]], [["config", "check"]], [["config", "show"]]])(
 		])
 	},
 )
+
+test("secrets that lie in the kernel's keyring are found there, and not shown", async () => {
+	// keyctl is played: a keyring of its own for each test needs more rights than a test has everywhere.
+	const bin = join(directory, "bin")
+	await mkdir(bin)
+	const played = `#!/bin/sh
+case "$*" in --version) ;; "search @u user comfyume:GH_TOKEN") echo 42 ;; "pipe 42") printf made-up-token ;; *) echo "Required key not available" >&2; exit 1 ;; esac
+`
+	await writeFile(join(bin, "keyctl"), played, { mode: 0o755 })
+	const variables = { PATH: `${bin}:${process.env.PATH}` }
+	const { stdout } = await comfyume(["config", "show", "--env", "staging", "--json"], variables)
+	expect(JSON.parse(stdout).secrets.GH_TOKEN.found).toBe("the kernel keyring")
+	expect(stdout).not.toContain("made-up-token")
+	const { stderr } = await comfyume(["config", "check", "--env", "staging"], variables)
+	expect(stderr).toContain("needs R2_ACCESS_KEY_ID")
+	expect(stderr).not.toContain("GH_TOKEN")
+})

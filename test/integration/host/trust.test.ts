@@ -1,9 +1,9 @@
 // `comfyume host trust` and `host key`, as a process, against a real sshd.
 import { spawnSync } from "node:child_process"
-import { readFile, stat, writeFile } from "node:fs/promises"
+import { mkdir, readFile, stat, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
-import { afterAll, beforeAll, expect, it } from "vitest"
+import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { makeKey, openTestSshd, type TestSshd } from "../../support/sshd.ts"
 
 const cli = fileURLToPath(new URL("../../../src/cli.ts", import.meta.url))
@@ -83,4 +83,58 @@ it.each([
 ])("says what is wrong with %j", (argv, exitCode, says) => {
 	const { status, stderr } = comfyume(...argv)
 	expect([status, stderr]).toEqual([exitCode, expect.stringContaining(says)])
+})
+
+describe("a configured host", () => {
+	const configurationFile = () => join(sshd.directory, "elsewhere/comfyume.yaml")
+	const environment = (name: string, hosts: string) => `  ${name}:
+    domain: ${name}.example.test
+    allowStandIns: true
+    hosts: [${hosts}]
+    git:
+      project: { remote: "https://git.example.test/p.git", branch: main, path: /home/dev/project }
+      scripts: { remote: "https://git.example.test/s.git", branch: main, path: /home/dev/scripts }
+`
+	const app = (name: string, port: number) =>
+		`{ name: ${name}, role: app, address: 127.0.0.1, port: ${port} }`
+	const directory = "{ name: gpu-1, role: worker, connection: directory, directory: ./gpu }"
+
+	beforeAll(async () => {
+		await mkdir(join(sshd.directory, "elsewhere"))
+		await writeFile(
+			configurationFile(),
+			`version: 1\nenvironments:\n${environment("testing", `${app("app-1", sshd.port)}, ${directory}`)}${environment("staging", app("app-2", 1))}`,
+		)
+	})
+
+	it("is asked at its address and port, and its key is put beside the configuration", async () => {
+		const options = ["--env", "testing", "--config", configurationFile()]
+		expect(comfyume("host", "key", "app-1", ...options).stdout).toContain(keyOf("ssh-rsa").fingerprint)
+		const { fingerprint, line } = keyOf("ssh-ed25519")
+		const { status, stderr } = comfyume("host", "trust", "app-1", fingerprint, ...options)
+		expect([status, stderr]).toEqual([0, expect.stringContaining("elsewhere/known_hosts")])
+		expect(await readFile(join(sshd.directory, "elsewhere/known_hosts"), "utf8")).toBe(
+			`[127.0.0.1]:${sshd.port} ${line.split(" ").slice(0, 2).join(" ")}\n`,
+		)
+	})
+
+	it.each([
+		["app-2", [], 4, "app-2 refuses the connection", ""],
+		["app-1", ["--env", "staging"], 2, "staging has no host app-1", "choose from: app-2"],
+		["app-1", ["--env", "tesing"], 2, "names the environment tesing", "did you mean --env testing?"],
+	])("%s with %j is what the configuration says", (name, options, exitCode, says, next) => {
+		const { status, stderr } = comfyume("host", "key", name, "--config", configurationFile(), ...options)
+		expect([status, stderr]).toEqual([exitCode, expect.stringContaining(says)])
+		expect(stderr).toContain(next)
+	})
+
+	it("that is a directory has no key", () => {
+		const { status, stderr } = comfyume("host", "key", "gpu-1", "--config", configurationFile())
+		expect([status, stderr]).toEqual([2, expect.stringContaining("stands in for a machine")])
+	})
+
+	it("is not guessed: a configuration that isn't there is said", () => {
+		const { status, stderr } = comfyume("host", "key", "app-1", "--config", "nowhere.yaml")
+		expect([status, stderr]).toEqual([2, expect.stringMatching(/no configuration at \S+nowhere.yaml/)])
+	})
 })

@@ -1,0 +1,106 @@
+// A full disk: the artifact that doesn't fit stops alone, nothing half-written is left, and room lets it through.
+import { execFileSync } from "node:child_process"
+import { randomBytes } from "node:crypto"
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs"
+import { afterEach, beforeEach, expect, test } from "vitest"
+import { createWorld, inventory, type World } from "../../support/cli.ts"
+import { describeWith } from "../../support/parts.ts"
+import { storedIn, wrongWith } from "../../support/snapshots.ts"
+
+const largeBytes = 600 * 1024
+let world: World
+let mounted: string[] = []
+
+// Mounting takes root, as instances do.
+describeWith("instances", "a full disk", () => {
+	beforeEach(async () => {
+		mounted = []
+		world = await createWorld()
+		writeFileSync(world.path("server/home/dev/large"), randomBytes(largeBytes))
+	})
+	afterEach(async () => {
+		for (const directory of mounted) execFileSync("umount", [directory])
+		await world[Symbol.asyncDispose]()
+	})
+
+	const mountSmall = (directory: string) => {
+		mkdirSync(directory, { recursive: true })
+		execFileSync("mount", ["-t", "tmpfs", "-o", "size=300k", "tmpfs", directory])
+		mounted.push(directory)
+	}
+	const grow = (directory: string) => execFileSync("mount", ["-o", "remount,size=8m", directory])
+	const partials = (directory: string) =>
+		readdirSync(directory, { recursive: true, encoding: "utf8" }).filter((name) =>
+			/partial|work\/./.test(name),
+		)
+
+	test("of the share ends a backup with 7, names it, and stops nothing else", async () => {
+		mountSmall(world.share)
+		const backup = await world.run(["backup", "--json"])
+		expect(backup.exitCode, backup.stdout).toBe(7)
+		const { home, ...others } = backup.outcomes
+		expect(home).toBe("failed")
+		expect(new Set(Object.values(others))).toEqual(new Set(["applied"]))
+		expect(backup.events).toContainEqual(
+			expect.objectContaining({
+				event: "step",
+				step: "home",
+				because: expect.stringMatching(/^share has \d+ bytes free, \d+ are needed for home$/),
+				hint: expect.stringMatching(/^df -h \S+share/),
+			}),
+		)
+		expect(wrongWith(await storedIn(world))).toEqual([])
+		expect(partials(world.share)).toEqual([])
+		grow(world.share)
+		const again = await world.run(["backup", "--json"])
+		expect([again.exitCode, again.outcomes.home]).toEqual([0, "applied"])
+	})
+
+	test("of the server's own work directory ends a backup with 7, and leaves nothing there", async () => {
+		mountSmall(world.path("server/var/lib/comfyume"))
+		const backup = await world.run(["backup"])
+		expect(backup.exitCode).toBe(7)
+		expect(backup.stderr).toMatch(
+			/\nfailed: home: \/var\/lib\/comfyume\/work on app-1 has \d+ bytes free, \d+ are needed\n {2}try: df -h \/var/,
+		)
+		expect(backup.stderr).toContain("7 applied, 1 failed")
+		expect(partials(world.path("server/var/lib/comfyume"))).toEqual([])
+		grow(world.path("server/var/lib/comfyume"))
+		expect((await world.run(["backup"])).exitCode).toBe(0)
+	})
+
+	test("of the server ends a restore with 7 before a file is touched, and the others come back", async () => {
+		expect((await world.run(["backup"])).exitCode).toBe(0)
+		await world.loseServer()
+		mountSmall(world.path("server/var/lib/comfyume"))
+		const restore = await world.run(["restore", "--identity-is-free", "--json"])
+		expect(restore.exitCode, restore.stdout).toBe(7)
+		const { home, ...others } = restore.outcomes
+		expect(home).toBe("failed")
+		expect(Object.values(others)).not.toContain("failed")
+		expect(existsSync(world.path("server/home/dev/large"))).toBe(false)
+		expect([...inventory(world.path("server/home")).keys()].filter((path) => /staging/.test(path))).toEqual(
+			[],
+		)
+		grow(world.path("server/var/lib/comfyume"))
+		expect((await world.run(["restore", "--identity-is-free"])).exitCode).toBe(0)
+		expect(existsSync(world.path("server/home/dev/large"))).toBe(true)
+	})
+
+	test("where the files belong ends a restore with 7, and leaves the old ones and no staging", async () => {
+		expect((await world.run(["backup", "--only", "home"])).exitCode).toBe(0)
+		await world.loseServer()
+		mountSmall(world.path("server/home"))
+		mkdirSync(world.path("server/home/dev"))
+		writeFileSync(world.path("server/home/dev/.zshrc"), "the fresh machine's own\n")
+		const before = inventory(world.path("server/home"), [".comfyume"])
+		const restore = await world.run(["restore", "--only", "home", "--json"])
+		expect(restore.exitCode, restore.stdout).toBe(7)
+		expect(inventory(world.path("server/home"), [".comfyume"])).toEqual(before)
+		expect([...inventory(world.path("server/home")).keys()].filter((path) => /staging/.test(path))).toEqual(
+			[],
+		)
+		grow(world.path("server/home"))
+		expect((await world.run(["restore", "--only", "home"])).exitCode).toBe(0)
+	})
+})
