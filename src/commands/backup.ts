@@ -30,7 +30,6 @@ export function create(run: CommandRun): Command {
 				command: "backup",
 				options,
 				argv: argvOf(options),
-				writesBackups: true,
 				plan: (context) => planBackup(context, run.surroundings.packageRoot, options),
 			}),
 		)

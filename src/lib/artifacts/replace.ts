@@ -39,8 +39,8 @@ export async function replaceWith(
 	await host.files.remove(staging)
 	await host.files.makeDirectory(base, 0o700)
 	await host.files.makeDirectory(staging, 0o700)
-	await requireSpace(host, staging, Math.ceil(verified.tree.sizeBytes * spaceFactor))
 	try {
+		await requireSpace(host, staging, Math.ceil(verified.tree.sizeBytes * spaceFactor))
 		await unpackArchive(host, verified.archiveFile, staging)
 		await demandModes(host, verified.tree, staging)
 		await compare(host, artifact, verified, staging)

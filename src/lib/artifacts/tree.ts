@@ -1,8 +1,7 @@
 // What lies below some paths of a host, down to the digest of every file: the form in which a live server, an
 // archive and an unpacked copy are compared with each other.
 import { createHash } from "node:crypto"
-import { createReadStream } from "node:fs"
-import { lstat, readdir, readFile, readlink } from "node:fs/promises"
+import { lstat, open, readdir, readFile, readlink } from "node:fs/promises"
 import { basename, dirname, join } from "node:path"
 import { codeOf, systemError } from "../errors.ts"
 import type { LocalHost } from "../host/local.ts"
@@ -55,6 +54,7 @@ export async function readTree(
 	const names = await readNames(host)
 	const entries: TreeEntry[] = []
 	const leftOut: { path: string; because: string }[] = []
+	const buffer = Buffer.allocUnsafe(bufferBytes)
 
 	const visit = async (path: string): Promise<void> => {
 		signal?.throwIfAborted()
@@ -79,7 +79,7 @@ export async function readTree(
 			entries.push({ ...common, type: "directory" })
 			for (const name of await readdir(disk)) await visit(join(path, name))
 		} else if (facts.isFile()) {
-			const { digest, sizeBytes } = await digestFile(disk)
+			const { digest, sizeBytes } = await digestFile(disk, signal, buffer)
 			entries.push({ ...common, type: "file", sizeBytes, digest })
 		} else {
 			leftOut.push({ path, because: "it is a socket, a pipe or a device" })
@@ -154,20 +154,30 @@ function entryDifference(expected: TreeEntry, found: TreeEntry, ownership: boole
 	return undefined
 }
 
-/** sha256 of a file on this machine, in hex, with the number of bytes that were hashed. */
+const bufferBytes = 1024 * 1024
+
+/**
+ * sha256 of a file on this machine, in hex, with the number of bytes that were hashed. One buffer serves the whole
+ * file: streams make a new one per chunk, and memory would grow with the file's size.
+ */
 export async function digestFile(
 	diskPath: string,
 	signal?: AbortSignal,
+	buffer = Buffer.allocUnsafe(bufferBytes),
 ): Promise<{ digest: string; sizeBytes: number }> {
 	const hash = createHash("sha256")
 	let sizeBytes = 0
-	const stream = createReadStream(diskPath, {
-		highWaterMark: 1024 * 1024,
-		...(signal === undefined ? {} : { signal }),
-	})
-	for await (const chunk of stream) {
-		hash.update(chunk as Buffer)
-		sizeBytes += (chunk as Buffer).length
+	const file = await open(diskPath, "r")
+	try {
+		for (;;) {
+			signal?.throwIfAborted()
+			const { bytesRead } = await file.read(buffer, 0, buffer.length)
+			if (bytesRead === 0) break
+			hash.update(buffer.subarray(0, bytesRead))
+			sizeBytes += bytesRead
+		}
+	} finally {
+		await file.close()
 	}
 	return { digest: hash.digest("hex"), sizeBytes }
 }

@@ -34,8 +34,6 @@ export type OpenOptions = {
 	/** The operator says that this machine is the host: for a fresh one that doesn't know it yet. */
 	here?: boolean
 	dryRun: boolean
-	/** A backup makes the share's directory for it where there is none yet. */
-	writesBackups?: boolean
 	/** Restrict the sources to these. */
 	from?: readonly (SourceName | "git")[]
 }
@@ -175,8 +173,6 @@ export async function openHere(
 		...(hostConfiguration.connection === "directory" ? { root: hostConfiguration.directory } : {}),
 	})
 	const host = options.dryRun ? readOnlyHost(opened) : opened
-	if (options.writesBackups === true && !options.dryRun && environment.share !== undefined)
-		await makeBackupsDirectory(host, environment.share)
 	const stores = await openStores(host, environment, secrets, { signal, from: options.from })
 	const everySource = stores.map((source) =>
 		options.dryRun && source.trouble === undefined
@@ -237,28 +233,13 @@ async function openStores(
 type Share = NonNullable<Environment["share"]>
 
 function openShare(host: LocalHost, share: Share): ObjectStore {
-	const mountPoint = mountPointOf(host, share)
+	const mountPoint = share.filesystem === "directory" ? share.directory : host.path(share.mountPoint)
 	return directoryStore({
 		name: "share",
 		directory: join(mountPoint, share.backups),
+		mountPoint,
 		mountCheck: () => requireMounted(host, share, mountPoint),
 	})
-}
-
-/** On this machine. */
-const mountPointOf = (host: LocalHost, share: Share) =>
-	share.filesystem === "directory" ? share.directory : host.path(share.mountPoint)
-
-/** A share that has never been backed up to lacks the directory for it. Never made on a disk where the share should be. */
-async function makeBackupsDirectory(host: LocalHost, share: Share): Promise<void> {
-	const mountPoint = mountPointOf(host, share)
-	try {
-		await requireMounted(host, share, mountPoint)
-	} catch {
-		// Opening the store says the same in a moment, as the share's trouble.
-		return
-	}
-	await host.execute(command("mkdir", "--parents", "--", join(mountPoint, share.backups)))
 }
 
 /** An unmounted share is an empty directory on the root disk: read, it has lost everything; written, it fills the disk. */

@@ -47,7 +47,6 @@ export type PlanCommand = {
 	options: CommonOptions
 	/** The command's own options as words, for the same command on a host elsewhere. */
 	argv: readonly string[]
-	writesBackups?: boolean
 	/** Ask whether another machine is online with the host's Tailscale identity. */
 	needsTwin?: boolean
 	/** The environment that is only changed after its name was typed. */
@@ -69,7 +68,6 @@ export async function runCommand(run: CommandRun, spec: PlanCommand): Promise<vo
 	const opening: OpenOptions = {
 		...options,
 		dryRun: options.dryRun === true,
-		writesBackups: spec.writesBackups === true,
 	}
 	const asEvents = options.json === true || surroundings.session !== undefined
 	const secrets: Secret[] = []

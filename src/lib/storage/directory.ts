@@ -30,8 +30,10 @@ import {
 export type DirectoryStoreOptions = {
 	/** What reports call it, as in `share`. */
 	name: string
-	/** Absolute path; must exist. Keys are paths below it. */
+	/** Absolute path. Keys are paths below it. */
 	directory: string
+	/** What must exist, when the directory itself may still be missing: the share that it lies on. */
+	mountPoint?: string
 	/** Where it is, in the operator's words; the directory itself without it. */
 	place?: string
 	/** Throws when the share is not mounted there. Asked before every use: an empty mount point takes writes gladly. */
@@ -46,16 +48,17 @@ export type DirectoryStoreOptions = {
  */
 export function directoryStore(options: DirectoryStoreOptions): HealableStore {
 	const { name, directory, place = directory, mountCheck, fileMode = 0o600 } = options
+	const base = options.mountPoint ?? directory
 	const pathOf = (key: string) => join(directory, key)
 	const shown = (key: string) => `${key} in ${name} (${place})`
 
 	const ready = async () => {
 		await mountCheck?.()
-		const stats = await lstatOrNothing(join(directory, "."), `looking at ${name} (${place})`)
+		const stats = await lstatOrNothing(join(base, "."), `looking at ${name} (${place})`)
 		if (stats?.isDirectory() !== true)
-			throw new OperatorError(`${name}: the directory ${directory} does not exist`, {
+			throw new OperatorError(`${name}: the directory ${base} does not exist`, {
 				exitCode: exitCodes.unreachable,
-				hint: `findmnt --target ${directory}; mkdir ${directory}`,
+				hint: `findmnt --target ${base}; mkdir ${base}`,
 			})
 	}
 
@@ -69,13 +72,13 @@ export function directoryStore(options: DirectoryStoreOptions): HealableStore {
 		place,
 		freeBytes: async () => {
 			await ready()
-			const { bavail, bsize } = await statfs(directory)
+			const { bavail, bsize } = await statfs(base)
 			return bavail * bsize
 		},
 		probe: async () => {
 			await ready()
 			// Whether it can be written is for `put` to find out: restoring from a read-only share is fine.
-			await guarded(`using ${name} (${place})`, () => access(directory, constants.R_OK | constants.X_OK))
+			await guarded(`using ${name} (${place})`, () => access(base, constants.R_OK | constants.X_OK))
 		},
 		head: async (key) => {
 			checkKey(key, name)

@@ -97,7 +97,7 @@ describe("the options of a restore", () => {
 		})
 		const failed = await world.run(["restore", "--only", "tailscale-identity", "--quiet"])
 		expect(failed.exitCode).toBe(8)
-		expect(failed.stderr).toContain("failed: no other machine is online as")
+		expect(failed.stderr).toContain("failed: the identity of")
 	})
 
 	test("--verbose says each check", async () => {
