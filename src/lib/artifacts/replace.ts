@@ -61,13 +61,17 @@ async function demandModes(host: LocalHost, tree: Tree, staging: string): Promis
 		if (entry.type === "symlink") continue
 		const path = join(staging, entry.path)
 		const facts = await lstat(host.path(path))
-		if ((facts.mode & 0o7777) !== entry.mode)
-			await host.execute(command("chmod", "--", entry.mode.toString(8), host.path(path)))
+		if ((facts.mode & 0o7777) !== entry.mode) await host.files.setMode(path, entry.mode)
 	}
+	await demandOwners(host, tree.entries, staging)
+}
+
+/** One program for all entries of an owner. chown clears setuid and setgid bits of files, and no backup holds those. */
+async function demandOwners(host: LocalHost, all: readonly TreeEntry[], at: string): Promise<void> {
 	if (host.standIn) return
-	const byOwner = Map.groupBy(tree.entries, ({ owner, group }) => `${owner}:${group}`)
+	const byOwner = Map.groupBy(all, ({ owner, group }) => `${owner}:${group}`)
 	for (const [owner, entries] of byOwner) {
-		const names = entries.map(({ path }) => `${host.path(join(staging, path))}\0`).join("")
+		const names = entries.map(({ path }) => `${host.path(join(at, path))}\0`).join("")
 		await host.execute(
 			command("xargs", "--null", "--no-run-if-empty", "chown", "--no-dereference", "--", owner),
 			{ stdin: names },
@@ -106,20 +110,31 @@ async function swapFiles(
 		]),
 	)
 	const moves: Move[] = []
+	// Nothing stands in a directory that was just made; ten thousand files needn't be asked one by one.
+	const made = new Set<string>()
 	for (const entry of tree.entries) {
 		const path = `/${entry.path}`
 		const standing = live.get(entry.path)
 		if (standing !== undefined && sameEntry(standing, entry, !host.standIn)) continue
 		if (entry.type === "directory") {
-			moves.push(...(await placeDirectory(host, path, join(staging, entry.path), join(keep, path), entry)))
+			const placed = await placeDirectory(host, path, join(keep, path), entry)
+			if (placed.length > 0) made.add(path)
+			moves.push(...placed)
 			continue
 		}
-		await host.files.makeDirectory(dirname(path), 0o755)
-		const kept = await exists(host, path)
+		const empty = made.has(dirname(path))
+		if (!empty) await host.files.makeDirectory(dirname(path), 0o755)
+		const kept = !empty && (await exists(host, path))
 		if (kept) await keepAside(host, path, join(keep, path))
 		await place(host, join(staging, entry.path), path)
 		moves.push({ path, kept })
 	}
+	// The files brought their owners along from staging; directories were made here.
+	await demandOwners(
+		host,
+		tree.entries.filter(({ type }) => type === "directory"),
+		"/",
+	)
 	if (artifact.replace === "files") return moves
 	// What isn't in the snapshot goes last: until then nothing is missing that was there. Deepest first, so that
 	// directories are empty when their turn comes; one that isn't holds what is no part of the artifact, and stays.
@@ -155,7 +170,6 @@ async function place(host: LocalHost, staged: string, path: string): Promise<voi
 async function placeDirectory(
 	host: LocalHost,
 	path: string,
-	staged: string,
 	keep: string,
 	entry: TreeEntry,
 ): Promise<Move[]> {
@@ -164,11 +178,7 @@ async function placeDirectory(
 	if (inTheWay) await keepAside(host, path, keep)
 	if (inTheWay) await host.files.remove(path)
 	await host.files.makeDirectory(path, entry.mode)
-	await host.execute(command("chmod", `--reference=${host.path(staged)}`, "--", host.path(path)))
-	if (!host.standIn)
-		await host.execute(
-			command("chown", "--no-dereference", `--reference=${host.path(staged)}`, "--", host.path(path)),
-		)
+	await host.files.setMode(path, entry.mode)
 	return facts === undefined || inTheWay ? [{ path, kept: inTheWay }] : []
 }
 

@@ -1,7 +1,7 @@
 // This machine as a host, or a directory that stands in for a machine. The only place that starts local programs.
 import { randomUUID } from "node:crypto"
 import { createReadStream } from "node:fs"
-import { link, mkdir, open, readFile, rename, rm, stat } from "node:fs/promises"
+import { chmod, link, mkdir, open, readFile, rename, rm, stat } from "node:fs/promises"
 import { delimiter, dirname, join } from "node:path"
 import { execa } from "execa"
 import { codeOf, exitCodes, OperatorError, systemError } from "../errors.ts"
@@ -16,6 +16,8 @@ export { lastLines } from "./failures.ts"
 export type LocalFiles = {
 	/** With its parents; what exists already keeps its mode. */
 	makeDirectory(path: string, mode: number): Promise<void>
+	/** Permission bits, also those that the umask would take away. */
+	setMode(path: string, mode: number): Promise<void>
 	/** Atomic; replaces a file or an empty directory. */
 	rename(from: string, to: string): Promise<void>
 	/** A second name for a file; fails with `EEXIST` when the name is taken. Returns false instead across file systems. */
@@ -116,6 +118,7 @@ export function localHost({ name, root = "/", signal, environment }: LocalHostOp
 
 	const files: LocalFiles = {
 		makeDirectory: (at, mode) => naming(`making directory ${at}`, mkdir(path(at), { recursive: true, mode })),
+		setMode: (at, mode) => naming(`setting the mode of ${at}`, chmod(path(at), mode)),
 		rename: (from, to) => naming(`renaming ${from} to ${to}`, rename(path(from), path(to))),
 		link: (from, to) =>
 			link(path(from), path(to)).then(
