@@ -9,6 +9,7 @@ import { readArtifact, spaceFactor, type Taken, takeSnapshot } from "../artifact
 import { digestFile, treeDigest } from "../artifacts/tree.ts"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { needed, type Report, type Step, satisfied } from "../plan/step.ts"
+import { formatBytes } from "../ui/format.ts"
 import { ageSeconds, type StepContext, workDirectory } from "./context.ts"
 
 type Standing = { id: string; sidecar: ArchiveSidecar }
@@ -211,10 +212,7 @@ export function backupArchive(
 			artifact: artifact.name,
 			source: current.map(({ destination }) => destination.name).join(", ") || "nowhere",
 			snapshot: newest?.id ?? "none",
-			verified:
-				missing.length > 0
-					? `missing: ${missing.join("; ")}`
-					: `${newest?.sidecar.members} members, ${newest?.sidecar.unpackedBytes} bytes`,
+			verified: missing.length > 0 ? `missing: ${missing.join("; ")}` : describeContent(newest?.sidecar),
 			ok: missing.length === 0,
 			...(newest === undefined
 				? {}
@@ -225,6 +223,11 @@ export function backupArchive(
 		})
 	}
 }
+
+const describeContent = (sidecar: ArchiveSidecar | undefined) =>
+	sidecar === undefined
+		? "nothing"
+		: `${sidecar.members} ${sidecar.members === 1 ? "member" : "members"}, ${formatBytes(sidecar.unpackedBytes)}`
 
 const describePlaces = (standing: readonly { destination: Source }[]) =>
 	`it stands on ${standing.map(({ destination }) => destination.name).join(" and ")}`

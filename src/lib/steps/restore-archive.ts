@@ -64,7 +64,7 @@ export function restoreArchive(
 			}
 			const alive = options.at === undefined ? await options.alive?.() : undefined
 			if (alive?.state === "satisfied") {
-				noteSummary("on the host", undefined, alive.because)
+				noteSummary("in place", undefined, alive.because)
 				return alive
 			}
 			const candidates = await findCandidates(sources, artifact, wanted)
@@ -83,9 +83,10 @@ export function restoreArchive(
 			})
 			if (finding.state === "satisfied")
 				noteSummary(
-					"on the host",
+					"in place",
 					newest && { name: newest.candidate.name, sidecar: newest.sidecar as ArchiveSidecar },
-					finding.because,
+					// The snapshot has a column of its own.
+					finding.because.replace(`it is byte for byte ${newest?.candidate.name.id}`, "byte for byte"),
 				)
 			return finding
 		},

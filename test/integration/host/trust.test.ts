@@ -119,7 +119,7 @@ describe("a configured host", () => {
 	})
 
 	it.each([
-		["app-2", [], 4, "app-2 refuses the connection", ""],
+		["app-2", [], 4, "app-2 (127.0.0.1 port 1) refuses the connection", ""],
 		["app-1", ["--env", "staging"], 2, "staging has no host app-1", "choose from: app-2"],
 		["app-1", ["--env", "tesing"], 2, "names the environment tesing", "did you mean --env testing?"],
 	])("%s with %j is what the configuration says", (name, options, exitCode, says, next) => {
