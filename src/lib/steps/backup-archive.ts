@@ -10,7 +10,7 @@ import { digestFile, treeDigest } from "../artifacts/tree.ts"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { needed, type Report, type Step, satisfied } from "../plan/step.ts"
 import { formatBytes } from "../ui/format.ts"
-import { ageSeconds, type StepContext, workDirectory } from "./context.ts"
+import { ageSeconds, clearWork, type StepContext, workDirectory } from "./context.ts"
 
 type Standing = { id: string; sidecar: ArchiveSidecar }
 
@@ -81,19 +81,22 @@ export function backupArchive(
 			const lacking = standing.filter(({ newest }) => newest?.sidecar.treeDigest !== digest)
 			const usable = lacking.filter(({ destination }) => destination.trouble === undefined)
 			if (usable.length === 0) throw troubleOf(lacking.map(({ destination }) => destination))
-			const taken = (await reuse(standing, digest, report)) ?? (await take(standing, report))
-			// Before it is stored: a run that ends in between must not leave files that don't know what they descend from.
-			await writeLineage(host, artifact.name, { snapshot: taken.id, treeDigest: taken.sidecar.treeDigest })
 			const failures: unknown[] = []
-			for (const { destination } of usable) {
-				try {
-					await store(destination, taken, report)
-				} catch (error) {
-					if (signal.aborted) throw error
-					failures.push(error)
+			try {
+				const taken = (await reuse(standing, digest, report)) ?? (await take(standing, report))
+				// Before it is stored: a run that ends in between must not leave files that don't know what they descend from.
+				await writeLineage(host, artifact.name, { snapshot: taken.id, treeDigest: taken.sidecar.treeDigest })
+				for (const { destination } of usable) {
+					try {
+						await store(destination, taken, report)
+					} catch (error) {
+						if (signal.aborted) throw error
+						failures.push(error)
+					}
 				}
+			} finally {
+				await clearWork(host)
 			}
-			await host.files.remove(taken.archiveFile)
 			// The same words and the same code whether the other destinations had it already or got it just now.
 			failures.push(...lacking.flatMap(({ destination }) => destination.trouble ?? []))
 			if (failures.length > 0) await noteStanding()
@@ -196,7 +199,6 @@ export function backupArchive(
 			host.path(sidecarFile),
 			{ ...(await digestFile(host.path(sidecarFile))), ifAbsent: true, signal },
 		)
-		await host.files.remove(sidecarFile)
 	}
 
 	function noteSummary(

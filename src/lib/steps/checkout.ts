@@ -16,7 +16,7 @@ import { digestFile } from "../artifacts/tree.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
 import { needed, type Step, satisfied } from "../plan/step.ts"
 import { throwTogether, troubleOf } from "./backup-archive.ts"
-import { ageSeconds, type StepContext, workDirectory } from "./context.ts"
+import { ageSeconds, clearWork, type StepContext, workDirectory } from "./context.ts"
 
 /** Notes the running commit in every destination, as long as the remote has it and nothing uncommitted lies here. */
 export function backupCheckout(
@@ -120,7 +120,7 @@ export function backupCheckout(
 					failures.push(error)
 				}
 			}
-			await host.files.remove(file)
+			await clearWork(host)
 			throwTogether([...failures, ...lacking.flatMap(({ destination }) => destination.trouble ?? [])])
 		},
 	}

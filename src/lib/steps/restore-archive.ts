@@ -11,7 +11,7 @@ import { differences, readTree, type Tree, treeDigest } from "../artifacts/tree.
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { command } from "../host/command.ts"
 import { type Finding, needed, type Report, type Step, satisfied } from "../plan/step.ts"
-import { ageSeconds, type StepContext, workDirectory } from "./context.ts"
+import { ageSeconds, clearWork, type StepContext, workDirectory } from "./context.ts"
 
 export type RestoreArchiveOptions = {
 	requires: readonly string[]
@@ -91,32 +91,35 @@ export function restoreArchive(
 			return finding
 		},
 		apply: async (report) => {
-			const candidates = await findCandidates(sources, artifact, wanted)
-			await makeRoom(candidates)
-			const verified = await acquire({
-				host,
-				sources,
-				artifact,
-				wanted,
-				candidates,
-				workDirectory,
-				now,
-				signal,
-				report,
-			})
-			const { name, source } = verified.copy
-			await options.before?.()
-			const replaced = await replaceWith(host, artifact, verified, now())
-			await validate(replaced, report)
-			if (replaced.keptIn !== undefined) report.note(`what stood there is kept in ${replaced.keptIn}`)
-			await reload()
-			restored = { name, tree: verified.tree }
-			noteSummary(
-				source.name,
-				{ name, sidecar: verified.sidecar, digest: verified.digest },
-				verified.sidecar === undefined ? "UNVERIFIED: no sidecar" : "byte for byte",
-			)
-			await host.files.remove(verified.archiveFile)
+			try {
+				const candidates = await findCandidates(sources, artifact, wanted)
+				await makeRoom(candidates)
+				const verified = await acquire({
+					host,
+					sources,
+					artifact,
+					wanted,
+					candidates,
+					workDirectory,
+					now,
+					signal,
+					report,
+				})
+				const { name, source } = verified.copy
+				await options.before?.()
+				const replaced = await replaceWith(host, artifact, verified, now())
+				await validate(replaced, report)
+				if (replaced.keptIn !== undefined) report.note(`what stood there is kept in ${replaced.keptIn}`)
+				await reload()
+				restored = { name, tree: verified.tree }
+				noteSummary(
+					source.name,
+					{ name, sidecar: verified.sidecar, digest: verified.digest },
+					verified.sidecar === undefined ? "UNVERIFIED: no sidecar" : "byte for byte",
+				)
+			} finally {
+				await clearWork(host)
+			}
 		},
 	}
 
