@@ -10,7 +10,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { OperatorError } from "../../src/lib/errors.ts"
 import { command, withOptions } from "../../src/lib/host/command.ts"
 import { type Host, readOnlyHost } from "../../src/lib/host/host.ts"
-import { localHost } from "../../src/lib/host/local.ts"
+import { isLocal, localHost } from "../../src/lib/host/local.ts"
 import { openSshHost } from "../../src/lib/host/ssh.ts"
 import { processesWith, until } from "../support/processes.ts"
 import { openTestSshd, type TestSshd } from "../support/sshd.ts"
@@ -428,6 +428,7 @@ describe.each(Object.entries(worlds))("a host: %s", (_, openWorld) => {
 		expect(() => reading.execute(command("touch", at("kept")))).toThrow(/dry run/)
 		expect(() => reading.write(at("kept"), "changed", { mode: 0o644 })).toThrow(/dry run/)
 		expect(() => reading.put(here("kept"), at("new"), { mode: 0o644 })).toThrow(/dry run/)
+		if (isLocal(reading)) expect(() => reading.files.remove(at("kept"))).toThrow(/dry run: remove .*kept/)
 		expect(await readFile(here("kept"), "utf8")).toBe("kept")
 	})
 })

@@ -34,6 +34,19 @@ const replace = <Name extends Changing>(name: Name, isChange: (args: readonly un
 for (const name of ["rename", "link"] as const) replace(name, () => true)
 replace("open", ([, flags]) => typeof flags === "string" && flags !== "r")
 
+// A file that is open, and empty or half full.
+const handle = await fs.open(import.meta.filename)
+const handles = Object.getPrototypeOf(handle) as Record<string, (...args: unknown[]) => unknown>
+await handle.close()
+for (const name of ["write", "appendFile", "writeFile"]) {
+	const original = handles[name]
+	if (original === undefined) throw new Error(`file handles have no ${name}`)
+	handles[name] = function (this: unknown, ...args: unknown[]) {
+		change(`${name} into an open file`)
+		return original.apply(this, args)
+	}
+}
+
 const spawn = childProcess.spawn as (...args: unknown[]) => unknown
 Object.assign(childProcess, {
 	spawn: (...args: unknown[]) => {

@@ -10,7 +10,7 @@ import { digestFile, treeDigest } from "../artifacts/tree.ts"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { needed, type Report, type Step, satisfied, unknown } from "../plan/step.ts"
 import { formatBytes } from "../ui/format.ts"
-import { ageSeconds, type StepContext, workDirectory } from "./context.ts"
+import { ageSeconds, clearWork, type StepContext, workDirectory } from "./context.ts"
 
 type Standing = { id: string; sidecar: ArchiveSidecar }
 
@@ -98,9 +98,7 @@ export function backupArchive(
 				})
 				await storeInAll(lacking, taken, report)
 			} finally {
-				// It holds keys and passwords: none is left lying.
-				for (const ending of [".tar.zst", ".tar.zst.json"])
-					await host.files.remove(`${workDirectory}/${artifact.name}${ending}`)
+				await clearWork(host)
 			}
 		},
 	}
@@ -221,7 +219,6 @@ export function backupArchive(
 			host.path(sidecarFile),
 			{ ...(await digestFile(host.path(sidecarFile))), ifAbsent: true, signal },
 		)
-		await host.files.remove(sidecarFile)
 	}
 
 	function noteSummary(
@@ -237,12 +234,7 @@ export function backupArchive(
 			artifact: artifact.name,
 			source: current.map(({ destination }) => destination.name).join(", ") || "nowhere",
 			snapshot: newest?.id ?? "none",
-			verified:
-				missing.length > 0
-					? `missing: ${missing.join("; ")}`
-					: newest === undefined
-						? ""
-						: describeContent(newest.sidecar),
+			verified: missing.length > 0 ? `missing: ${missing.join("; ")}` : describeContent(newest?.sidecar),
 			ok: missing.length === 0,
 			...(newest === undefined
 				? {}
@@ -254,8 +246,10 @@ export function backupArchive(
 	}
 }
 
-const describeContent = ({ members, unpackedBytes }: ArchiveSidecar) =>
-	`${members} ${members === 1 ? "member" : "members"}, ${formatBytes(unpackedBytes)}`
+const describeContent = (sidecar: ArchiveSidecar | undefined) =>
+	sidecar === undefined
+		? "nothing"
+		: `${sidecar.members} ${sidecar.members === 1 ? "member" : "members"}, ${formatBytes(sidecar.unpackedBytes)}`
 
 const describePlaces = (standing: readonly { destination: Source }[]) =>
 	`it stands on ${standing.map(({ destination }) => destination.name).join(" and ")}`

@@ -22,7 +22,7 @@ import { digestFile } from "../artifacts/tree.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
 import { needed, type Step, satisfied, unknown } from "../plan/step.ts"
 import { throwTogether, troubleOf } from "./backup-archive.ts"
-import { ageSeconds, type StepContext, workDirectory } from "./context.ts"
+import { ageSeconds, clearWork, type StepContext, workDirectory } from "./context.ts"
 
 /** Notes the running commit in every destination, as long as the remote has it and nothing uncommitted lies here. */
 export function backupCheckout(
@@ -131,7 +131,7 @@ export function backupCheckout(
 					failures.push(error)
 				}
 			}
-			await host.files.remove(file)
+			await clearWork(host)
 			throwTogether([...failures, ...lacking.flatMap(({ destination }) => destination.trouble ?? [])])
 		},
 	}

@@ -1,5 +1,7 @@
 // What every step constructor is given: the host it works on, the environment it belongs to, and the places that hold
 // snapshots.
+import { readdir } from "node:fs/promises"
+import { join } from "node:path"
 import type { Source } from "../artifacts/source.ts"
 import type { Environment, HostConfiguration } from "../config/environment.ts"
 import type { LocalHost } from "../host/local.ts"
@@ -31,6 +33,16 @@ export type StepContext = {
 
 /** Where archives are made and fetched to, on the host. */
 export const workDirectory = "/var/lib/comfyume/work"
+
+/**
+ * Empties it: after each step, whatever became of it, so that a disk that was too full for one artifact isn't for the
+ * next; and before a run, of what a dead one left. Steps come one after the other, and the run holds the lock.
+ */
+export async function clearWork(host: LocalHost): Promise<void> {
+	// Not the directory itself, which may be a disk of its own.
+	const names = await readdir(host.path(workDirectory)).catch(() => [])
+	for (const name of names) await host.files.remove(join(workDirectory, name))
+}
 
 /** Seconds from then until now; for the ages in the closing table. */
 export const ageSeconds = ({ now }: Pick<StepContext, "now">, then: Date) =>

@@ -11,7 +11,7 @@ import { differences, readTree, type Tree, treeDigest } from "../artifacts/tree.
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { command } from "../host/command.ts"
 import { type Finding, needed, type Report, type Step, satisfied } from "../plan/step.ts"
-import { ageSeconds, type StepContext, workDirectory } from "./context.ts"
+import { ageSeconds, clearWork, type StepContext, workDirectory } from "./context.ts"
 
 export type RestoreArchiveOptions = {
 	requires: readonly string[]
@@ -64,7 +64,7 @@ export function restoreArchive(
 			}
 			const alive = options.at === undefined ? await options.alive?.() : undefined
 			if (alive?.state === "satisfied") {
-				noteSummary("on the host", undefined, alive.because)
+				noteSummary("in place", undefined, alive.because)
 				return alive
 			}
 			const candidates = await findCandidates(sources, artifact, wanted)
@@ -83,9 +83,10 @@ export function restoreArchive(
 			})
 			if (finding.state === "satisfied")
 				noteSummary(
-					"on the host",
+					"in place",
 					newest && { name: newest.candidate.name, sidecar: newest.sidecar as ArchiveSidecar },
-					finding.because,
+					// The snapshot has a column of its own.
+					finding.because.replace(`it is byte for byte ${newest?.candidate.name.id}`, "byte for byte"),
 				)
 			return finding
 		},
@@ -117,9 +118,7 @@ export function restoreArchive(
 					verified.sidecar === undefined ? "UNVERIFIED: no sidecar" : "byte for byte",
 				)
 			} finally {
-				// Fetched copies hold keys and passwords: none is left lying.
-				for (const ending of [".tar.zst", ".tar.zst.json", ".tar.gz"])
-					await host.files.remove(`${workDirectory}/${artifact.name}${ending}`)
+				await clearWork(host)
 			}
 		},
 	}

@@ -11,7 +11,7 @@ import { redact, type Secret } from "../secret.ts"
 import { askApi, askClient, type Twin } from "../tailscale/tailnet.ts"
 import { confirmByTyping } from "../ui/prompts.ts"
 import type { CommandRun, Surroundings } from "../ui/surroundings.ts"
-import { type StepContext, workDirectory } from "./context.ts"
+import { clearWork, type StepContext } from "./context.ts"
 import { chooseTarget, type OpenOptions, openHere, type Target } from "./open.ts"
 
 /** Flags and descriptions, as the command files declare them. */
@@ -119,8 +119,7 @@ async function runTarget(
 	await using _lock = opening.dryRun
 		? undefined
 		: await lockHost(opened.context.host, { name: "comfyume", purpose: spec.command })
-	// With the lock held, what lies there is a dead run's: archives that nobody would miss until the disk is full.
-	if (!opening.dryRun) await opened.context.host.files.remove(workDirectory)
+	if (!opening.dryRun) await clearWork(opened.context.host)
 	for (const { name, trouble } of opened.context.sources)
 		if (trouble !== undefined) note(reporter, surroundings, `${name} can't be used: ${trouble.message}`)
 	const plan = await spec.plan(opened.context, { twin })

@@ -58,9 +58,11 @@ export function printable(text: string): string {
 export type Column<Key extends string> = { key: Key; heading: string }
 export type TableRow<Key extends string> = Readonly<Record<Key, string>>
 
-const gap = "  "
-/** A last column narrower than this is better read as a block. */
-const narrowestLast = 16
+/** How wide the gaps are, and what room the last column then must have: below it a list of blocks is read better. */
+const settings = [
+	{ gap: "  ", narrowestLast: 16 },
+	{ gap: " ", narrowestLast: 10 },
+] as const
 
 /**
  * A table, or where it would be wider than the terminal a list of blocks, one per row.
@@ -79,10 +81,16 @@ export function formatTable<Key extends string>(
 	const widths = used.map(({ key, heading }) =>
 		Math.max(lengthOf(heading), ...rows.map((row) => lengthOf(row[key]))),
 	)
-	const total = widths.reduce((sum, one) => sum + one, gap.length * (widths.length - 1))
 	const last = widths.length - 1
-	const forLast = width - total + (widths[last] ?? 0)
-	if (total > width && (last === 0 || forLast < narrowestLast)) return blocks(used, rows, width)
+	const fitting = settings
+		.map(({ gap, narrowestLast }) => {
+			const total = widths.reduce((sum, one) => sum + one, gap.length * last)
+			const forLast = width - total + (widths[last] ?? 0)
+			return { gap, forLast, fits: total <= width || (last > 0 && forLast >= narrowestLast) }
+		})
+		.find(({ fits }) => fits)
+	if (fitting === undefined) return blocks(used, rows, width)
+	const { gap, forLast } = fitting
 	widths[last] = Math.min(widths[last] ?? 0, forLast)
 	const line = (cells: readonly string[]) =>
 		cells
@@ -113,7 +121,7 @@ function blocks<Key extends string>(
 			.filter(({ key }) => row[key] !== "")
 			.flatMap(({ key, heading }) => {
 				const [head = "", ...tail] = wrapText(row[key], Math.max(8, width - headings - 4), "")
-				const label = `  ${pad(heading, headings)}${gap}`
+				const label = `  ${pad(heading, headings)}  `
 				return [`${label}${head}`, ...tail.map((line) => `${" ".repeat(label.length)}${line}`)]
 			}),
 	])

@@ -3,6 +3,7 @@ import { readFileSync, writeFileSync } from "node:fs"
 import { fileURLToPath } from "node:url"
 import { afterAll, beforeAll, describe, expect, test } from "vitest"
 import { createWorld, type Ended, inventory, type Saved, type World } from "../../support/cli.ts"
+import { poll } from "../../support/poll.ts"
 import { tailscaleAddressOf } from "../../support/server-files.ts"
 import { contentsOf, storedIn, wrongWith } from "../../support/snapshots.ts"
 
@@ -85,6 +86,32 @@ describe("backup killed at any change", () => {
 			expect(inventory(world.server, own), where).toEqual(before)
 			expect(notesOf(), where).toEqual(notes)
 		}
+	})
+})
+
+describe("backup killed while R2 takes", () => {
+	const orders = [
+		["the archive, which is never stored", 0, "black-hole"],
+		["the archive, which is stored", 0, "lose-answer"],
+		["the sidecar, which is never stored", 1, "black-hole"],
+		["the sidecar, which is stored", 1, "lose-answer"],
+	] as const
+	test.each(orders)("%s", async (_, after, action) => {
+		const words = ["backup", "--only", "fail2ban"]
+		await made.load()
+		const { child, ended } = world.start(words)
+		const fault = world.s3.fault({ match: { operation: "PutObject", after, times: 1 }, do: action })
+		await poll(() => fault.hits > 0, { what: "R2 takes it", deadlineMs: 10_000 })
+		child.kill("SIGKILL")
+		expect((await ended).signal).toBe("SIGKILL")
+		expect(wrongWith(await storedIn(world))).toEqual([])
+		const again = await world.run(words)
+		fault.remove()
+		expect(again.exitCode, again.stderr).toBe(0)
+		const stored = await storedIn(world)
+		expect(wrongWith(stored)).toEqual([])
+		expect(contentsOf(stored)).toHaveLength(2)
+		expect(notesOf()).toEqual(["/lineage", "/lineage/fail2ban"])
 	})
 })
 

@@ -69,6 +69,20 @@ describeWith("instances", "a full disk", () => {
 		expect((await world.run(["backup"])).exitCode).toBe(0)
 	})
 
+	test("that fills up while an archive is packed ends a backup with 7, and what was packed is gone", async () => {
+		// The real thing depends on who else writes at that moment; the words are tar's.
+		writeFileSync(
+			world.path("server/usr/local/bin/tar"),
+			'#!/bin/sh\nfor word; do case $word in --file=*) head -c 9999 /dev/zero >"$(echo "$word" | cut -d= -f2)" ;; esac; done\n' +
+				"echo 'tar: home.tar.zst: Cannot write: No space left on device' >&2\nexit 2\n",
+			{ mode: 0o755 },
+		)
+		const backup = await world.run(["backup", "--only", "home"])
+		expect(backup.exitCode, backup.stderr).toBe(7)
+		expect(backup.stderr).toMatch(/Cannot write: No space left on device\n {2}try: df -h; df -i\n/)
+		expect(partials(world.path("server/var/lib/comfyume"))).toEqual([])
+	})
+
 	test("of the server ends a restore with 7 before a file is touched, and the others come back", async () => {
 		expect((await world.run(["backup"])).exitCode).toBe(0)
 		await world.loseServer()

@@ -56,7 +56,8 @@ describe.each([
 
 	test("names itself as one, and the command that does it", async () => {
 		await saved().load()
-		const { stderr } = await world.run([command, "--dry-run", "--only", "ufw"])
+		const { stdout, stderr } = await world.run([command, "--dry-run", "--only", "ufw"])
+		expect(stdout).toBe("artifact  verified\nufw       would be applied\n")
 		expect(stderr).toMatch(/\(dry run: nothing is changed\)/)
 		expect(stderr).toMatch(new RegExp(`next: comfyume ${command} --env sandbox --config \\S+ --only ufw\\n$`))
 	})

@@ -2,6 +2,7 @@ import { execFileSync } from "node:child_process"
 import {
 	appendFileSync,
 	existsSync,
+	mkdirSync,
 	readdirSync,
 	readFileSync,
 	rmSync,
@@ -275,6 +276,33 @@ describe("files in use", () => {
 		const backup = await sandbox.backup(server, { only: ["home"] })
 		expect(backup.exitCode).toBe(3)
 		expect(JSON.stringify(backup.events)).toMatch(/this machine's clock says/)
+	})
+
+	test("that no run has finished with are restored once more, however right they look", async () => {
+		await sandbox.backup(await sandbox.fillServer())
+		const fresh = await sandbox.freshServer("fresh")
+		await sandbox.restore(fresh, { only: ["ufw"] })
+		// As after a kill between the files and the note: nothing has been tried or reloaded.
+		rmSync(join(fresh, "var/lib/comfyume/lineage/ufw"))
+		expect((await sandbox.restore(fresh, { only: ["ufw"] })).outcome("ufw")).toBe("applied")
+		expect((await sandbox.restore(fresh, { only: ["ufw"] })).outcome("ufw")).toBe("satisfied")
+	})
+
+	test("in a home don't include checkouts that were set aside or never finished", async () => {
+		const server = await sandbox.fillServer()
+		for (const name of [
+			"project.replaced-0a1b2c3d",
+			"project.0a1b2c3d.partial",
+			"scripts.0a1b2c3d.partial",
+		]) {
+			mkdirSync(join(server, "home/dev", name))
+			writeFileSync(join(server, "home/dev", name, "large"), "not for a backup\n")
+		}
+		await sandbox.backup(server, { only: ["home"] })
+		const [archive = ""] = archives(sandbox.share, "home")
+		const members = execFileSync("tar", ["--zstd", "-tf", archive], { encoding: "utf8" })
+		expect(members).toContain("notes with spaces.txt")
+		expect(members).not.toMatch(/replaced-|partial/)
 	})
 
 	test("are put back by --at, and what stood there is kept", async () => {

@@ -32,8 +32,17 @@ describe("whether an artifact is restored", () => {
 
 	test.each<[string, Partial<Parameters<typeof decide>[0]>, "satisfied" | "needed"]>([
 		["it differs, and nobody knows where it comes from", {}, "needed"],
-		["it is the newest snapshot", { liveDigest: "newest" }, "satisfied"],
-		["it is the newest snapshot, asked for by date", { liveDigest: "newest", exact: true }, "satisfied"],
+		[
+			"it is the newest snapshot, and a run has finished with it",
+			{ liveDigest: "newest", lineage: { snapshot: snapshot("06"), treeDigest: "newest" } },
+			"satisfied",
+		],
+		["it is the newest snapshot, but no run has finished with it", { liveDigest: "newest" }, "needed"],
+		[
+			"it is the newest snapshot, asked for by date",
+			{ liveDigest: "newest", exact: true, lineage: { snapshot: snapshot("06"), treeDigest: "newest" } },
+			"satisfied",
+		],
 		["it is not there", { live: treeOf([]), problems: ["there is nothing"] }, "needed"],
 		[
 			"it is in use since it was restored from the newest",

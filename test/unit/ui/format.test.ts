@@ -96,12 +96,21 @@ describe("a table", () => {
 		])
 	})
 
-	test("becomes a list of blocks where it would be too narrow", () => {
+	test("closes its gaps before it gives up being one", () => {
 		expect(formatTable(columns, rows, 24)).toEqual([
+			"name place proof",
+			"home share sha256 and 14",
+			"           members",
+			"ufw  r2    sha256",
+		])
+	})
+
+	test("becomes a list of blocks where it would be too narrow", () => {
+		expect(formatTable(columns, rows, 20)).toEqual([
 			"home",
 			"  place  share",
-			"  proof  sha256 and 14",
-			"         members",
+			"  proof  sha256 and",
+			"         14 members",
 			"ufw",
 			"  place  r2",
 			"  proof  sha256",

@@ -28,6 +28,7 @@ const columns = [
 export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean }): Closing {
 	const titles = new Map<string, string>()
 	const failures: StepEvent[] = []
+	const planned = new Set<string>()
 	const errors: ErrorEvent[] = []
 	let end: EndEvent | undefined
 	const colors = paint(terminal.color)
@@ -50,20 +51,15 @@ export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean })
 		event(event) {
 			if (event.event === "plan") for (const { id, title } of event.steps) titles.set(id, printable(title))
 			if (event.event === "step" && isFailure(event.outcome)) failures.push(event)
+			if (event.event === "step" && event.outcome === "planned") planned.add(event.step)
 			if (event.event === "error") errors.push(event)
 			if (event.event === "end") end = event
 		},
 		print() {
 			if (end !== undefined && !quiet && end.summary.length > 0) {
-				const rows = end.summary.map((row) => ({
-					artifact: printable(row.artifact),
-					source: printable(row.source),
-					// A snapshot's name ends with the digest, which has a column of its own.
-					snapshot: printable(row.snapshot).replace(`-${row.digest}`, ""),
-					age: row.ageSeconds === undefined ? "" : formatSeconds(row.ageSeconds),
-					digest: printable(row.digest ?? ""),
-					verified: `${row.ok ? "" : "NOT OK: "}${printable(row.verified)}`,
-				}))
+				const rows = end.summary.map((row) =>
+					planned.has(row.artifact) && !row.ok ? plannedRow(row.artifact) : rowOf(row),
+				)
 				talk("")
 				for (const line of formatTable(columns, rows, width())) terminal.out(`${line}\n`)
 			}
@@ -108,3 +104,23 @@ function countsLine({ satisfied, applied, planned, failed, durationMs }: EndEven
 	const counts = parts.map(({ count, word }) => `${count} ${word}`).join(", ")
 	return `${counts === "" ? "nothing to do" : counts} in ${formatDuration(durationMs)}`
 }
+
+const rowOf = (row: EndEvent["summary"][number]) => ({
+	artifact: printable(row.artifact),
+	source: printable(row.source),
+	// A snapshot's name ends with the digest, which has a column of its own.
+	snapshot: printable(row.snapshot).replace(`-${row.digest}`, ""),
+	age: row.ageSeconds === undefined ? "" : formatSeconds(row.ageSeconds),
+	digest: printable(row.digest ?? ""),
+	verified: `${row.ok ? "" : "NOT OK: "}${printable(row.verified)}`,
+})
+
+/** A dry run hasn't failed at what it only looked at. */
+const plannedRow = (artifact: string): ReturnType<typeof rowOf> => ({
+	artifact: printable(artifact),
+	source: "",
+	snapshot: "",
+	age: "",
+	digest: "",
+	verified: "would be applied",
+})
