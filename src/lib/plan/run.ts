@@ -192,11 +192,7 @@ function closingOf(
 ): { summary: SummaryRow[]; next?: string; error?: string } {
 	try {
 		const next = plan.next?.(ended)
-		// The table says what stands where after a run; after a dry run nothing does.
-		return {
-			summary: ended.dryRun ? [] : [...(plan.summary?.() ?? [])],
-			...(next === undefined ? {} : { next }),
-		}
+		return { summary: [...(plan.summary?.() ?? [])], ...(next === undefined ? {} : { next }) }
 	} catch (error) {
 		return { summary: [], error: messageOf(error) }
 	}
