@@ -75,7 +75,7 @@ export function backupCheckout(
 				digest: commit.slice(0, 12),
 				verified:
 					lacking.length === 0
-						? "committed and pushed"
+						? "pushed"
 						: `missing: ${lacking.map(({ destination }) => destination.name).join(", ")}`,
 				ok: lacking.length === 0,
 				...(noted === undefined ? {} : { ageSeconds: ageSeconds(context, new Date(noted.takenAt)) }),
@@ -192,7 +192,7 @@ export function restoreCheckout(
 					snapshot: checkout.branch,
 					digest: state.commit.slice(0, 12),
 					verified:
-						want === undefined ? "tip of its branch; nothing pins it" : `commit pinned by ${want.from}`,
+						want === undefined ? "tip of its branch; nothing pins it" : `pinned by ${want.from}`,
 					ok: true,
 					...(want?.takenAt === undefined ? {} : { ageSeconds: ageSeconds(context, want.takenAt) }),
 				})
