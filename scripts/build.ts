@@ -36,21 +36,32 @@ export async function buildCli(outdir: string): Promise<void> {
 			].join(","),
 		},
 		logLevel: "warning",
-	})	await writeFile(`${outdir}/THIRD-PARTY-LICENSES.txt`, await licencesOf(Object.keys(metafile.inputs)))
+	})
+	await writeFile(`${outdir}/THIRD-PARTY-LICENSES.txt`, await licencesOf(Object.keys(metafile.inputs)))
 }
 
 /** The licences of the packages whose code is in the bundle; most of them ask to be handed on with it. */
 async function licencesOf(inputs: readonly string[]): Promise<string> {
-	const packages = new Set(inputs.flatMap((file) => /^.*node_modules\/(?:@[^/]+\/)?[^/]+/.exec(file)?.[0] ?? []))
+	const packages = new Set(
+		inputs.flatMap((file) => /^.*node_modules\/(?:@[^/]+\/)?[^/]+/.exec(file)?.[0] ?? []),
+	)
 	const notices = [...packages].sort().map(async (directory) => {
-		const { name, version, license } = JSON.parse(await readFile(`${root}${directory}/package.json`, "utf8")) as {
+		const { name, version, license } = JSON.parse(
+			await readFile(`${root}${directory}/package.json`, "utf8"),
+		) as {
 			name: string
 			version: string
 			license?: string
 		}
-		const files = (await readdir(root + directory)).filter((file) => /^(licen[cs]e|notice|copying)/i.test(file))
-		const texts = await Promise.all(files.sort().map((file) => readFile(`${root}${directory}/${file}`, "utf8")))
-		return [`${name} ${version} (${license ?? "see below"})`, ...texts.map((text) => text.trim())].join("\n\n")
+		const files = (await readdir(root + directory)).filter((file) =>
+			/^(licen[cs]e|notice|copying)/i.test(file),
+		)
+		const texts = await Promise.all(
+			files.sort().map((file) => readFile(`${root}${directory}/${file}`, "utf8")),
+		)
+		return [`${name} ${version} (${license ?? "see below"})`, ...texts.map((text) => text.trim())].join(
+			"\n\n",
+		)
 	})
 	return `${(await Promise.all(notices)).join(`\n\n${"-".repeat(80)}\n\n`)}\n`
 }
