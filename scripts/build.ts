@@ -45,23 +45,22 @@ async function licencesOf(inputs: readonly string[]): Promise<string> {
 	const packages = new Set(
 		inputs.flatMap((file) => /^.*node_modules\/(?:@[^/]+\/)?[^/]+/.exec(file)?.[0] ?? []),
 	)
-	const notices = [...packages].sort().map(async (directory) => {
-		const { name, version, license } = JSON.parse(
-			await readFile(`${root}${directory}/package.json`, "utf8"),
-		) as {
-			name: string
-			version: string
-			license?: string
-		}
-		const files = (await readdir(root + directory)).filter((file) =>
-			/^(licen[cs]e|notice|copying)/i.test(file),
-		)
-		const texts = await Promise.all(
-			files.sort().map((file) => readFile(`${root}${directory}/${file}`, "utf8")),
-		)
-		return [`${name} ${version} (${license ?? "see below"})`, ...texts.map((text) => text.trim())].join(
-			"\n\n",
-		)
-	})
-	return `${(await Promise.all(notices)).join(`\n\n${"-".repeat(80)}\n\n`)}\n`
+	const notices = await Promise.all(
+		[...packages].sort().map(async (directory) => {
+			const { name, version, license } = JSON.parse(
+				await readFile(`${root}${directory}/package.json`, "utf8"),
+			) as { name: string; version: string; license?: string }
+			const files = (await readdir(root + directory)).filter((file) =>
+				/^(licen[cs]e|notice|copying)/i.test(file),
+			)
+			const texts = await Promise.all(
+				files.sort().map((file) => readFile(`${root}${directory}/${file}`, "utf8")),
+			)
+			return { title: `${name} ${version} (${license ?? "see below"})`, text: texts.join("\n").trim() }
+		}),
+	)
+	const byText = Map.groupBy(notices, ({ text }) => text)
+	return [...byText]
+		.map(([text, same]) => `${same.map(({ title }) => title).join("\n")}\n\n${text}\n`)
+		.join(`\n${"-".repeat(80)}\n\n`)
 }
