@@ -191,8 +191,7 @@ export function restoreCheckout(
 					source: "git",
 					snapshot: checkout.branch,
 					digest: state.commit.slice(0, 12),
-					verified:
-						want === undefined ? "tip of its branch; nothing pins it" : `pinned by ${want.from}`,
+					verified: want === undefined ? "tip of its branch; nothing pins it" : `pinned by ${want.from}`,
 					ok: true,
 					...(want?.takenAt === undefined ? {} : { ageSeconds: ageSeconds(context, want.takenAt) }),
 				})
