@@ -238,7 +238,7 @@ function hostKeyRefusal(
 	const expected = accepted.length === 0 ? "" : `, expected was ${accepted.join(" or ")}`
 	return new OperatorError(`the key of ${name} is not known: it shows ${shown}${expected}`, {
 		exitCode: guard,
-		hint: `if the host's own console shows that fingerprint: ${trust}`,
+		hint: `if the host's own console shows that fingerprint: ${trust}   # for a restore onto a fresh machine: --host-fingerprint ${shown}`,
 	})
 }
 
