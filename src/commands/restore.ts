@@ -105,8 +105,13 @@ function parseFingerprint(text: string): string {
 }
 
 function parseDate(text: string): Date {
+	// A time without a zone would be this machine's own, and snapshots are named in UTC.
+	const written = /^(\d{4}-\d{2}-\d{2})(T\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:\d{2}))?$/.exec(text)
+	const [, day = ""] = written ?? []
 	const date = new Date(text)
-	if (!/^\d{4}-\d{2}-\d{2}/.test(text) || Number.isNaN(date.getTime()))
+	// JavaScript takes the 31st of February for the 3rd of March.
+	const exists = !Number.isNaN(date.getTime()) && new Date(`${day}T00:00:00Z`).toISOString().startsWith(day)
+	if (written === null || !exists)
 		throw new InvalidArgumentError("write a date as in 2026-11-20 or 2026-11-20T06:30:00Z")
 	return date
 }

@@ -123,9 +123,15 @@ export function selectArtifacts(
 				hint: `choose from: ${names.join(", ")}`,
 			})
 	}
-	return artifacts.filter(
+	const selected = artifacts.filter(
 		({ name, byRequest }) => !skip.includes(name) && (only.length === 0 ? !byRequest : only.includes(name)),
 	)
+	if (selected.length === 0)
+		throw new OperatorError("--skip leaves nothing of what --only names", {
+			exitCode: exitCodes.usage,
+			hint: `choose from: ${names.join(", ")}`,
+		})
+	return selected
 }
 
 function fill(artifact: Artifact, places: Places): Artifact | undefined {

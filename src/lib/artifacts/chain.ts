@@ -1,6 +1,6 @@
 // The source chain: local, share, R2. The newest snapshot whose bytes prove right is taken, from the nearest place
 // that holds it; a bad copy is named, passed over, and healed from the good one where the place allows it.
-import { exitCodes, messageOf, OperatorError } from "../errors.ts"
+import { exitCodes, messageOf, OperatorError, systemError } from "../errors.ts"
 import type { LocalHost } from "../host/local.ts"
 import type { Report } from "../plan/step.ts"
 import { inspectArchive, testCompression } from "./archive.ts"
@@ -43,6 +43,7 @@ export type Candidate = { name: SnapshotName; copies: readonly Copy[]; older: bo
 
 /**
  * All snapshots of an artifact, newest first by the date in their names. Nothing is read but listings.
+ * A source that fails is troubled from then on, and passed over.
  * @throws {OperatorError} when not one source can be listed; with the sources' own exit code if they agree
  */
 export async function findCandidates(
@@ -50,16 +51,22 @@ export async function findCandidates(
 	artifact: Artifact,
 	wanted: Wanted,
 ): Promise<Candidate[]> {
-	const usable = sources.filter(({ trouble }) => trouble === undefined)
-	if (usable.length === 0) throw noSource(sources)
-	const copies = (
-		await Promise.all(usable.map((source) => listCopies(source, wanted.environment, artifact.name)))
-	).flat()
-	const older =
-		wanted.allowUnverified && artifact.kind === "archive"
-			? (await Promise.all(usable.map((source) => listOlderCopies(source, artifact.olderNames)))).flat()
-			: []
-	const byId = Map.groupBy([...copies, ...older], ({ name }) => name.id)
+	const listed = await Promise.all(
+		sources.map(async (source) => {
+			if (source.trouble !== undefined) return []
+			try {
+				const copies = await listCopies(source, wanted.environment, artifact.name)
+				const takesOlder = wanted.allowUnverified && artifact.kind === "archive"
+				return takesOlder ? [...copies, ...(await listOlderCopies(source, artifact.olderNames))] : copies
+			} catch (error) {
+				// It answered a moment ago. The others still may.
+				source.trouble = systemError(error, `listing ${artifact.name} on ${source.name}`)
+				return []
+			}
+		}),
+	)
+	if (sources.every(({ trouble }) => trouble !== undefined)) throw noSource(sources)
+	const byId = Map.groupBy(listed.flat(), ({ name }) => name.id)
 	return [...byId.values()]
 		.flatMap((group) => {
 			const [first] = group
@@ -73,25 +80,32 @@ export async function findCandidates(
 
 /**
  * The newest candidate with a sidecar that can be read and belongs to this host. Bytes of archives aren't looked at.
+ * `unreadable` names the newer ones whose sidecars are damaged wherever they stand.
  * @throws {OperatorError} (8) when there is none, and a sidecar says that its snapshot is another environment's
  */
 export async function newestSidecar(
 	candidates: readonly Candidate[],
 	artifact: Artifact,
 	wanted: Wanted,
-): Promise<{ candidate: Candidate; sidecar: Sidecar } | undefined> {
+): Promise<{ candidate: Candidate; sidecar: Sidecar; unreadable: readonly SnapshotName[] } | undefined> {
 	let foreign: unknown
+	const unreadable: SnapshotName[] = []
 	for (const candidate of candidates) {
+		let damaged = false
 		for (const copy of candidate.copies) {
 			if (copy.olderKey !== undefined || copy.sidecar === undefined) continue
 			try {
 				const sidecar = await readSidecar(copy)
 				rejectForeign(sidecar, artifact, wanted, copy)
-				if (sidecar.host === wanted.host) return { candidate, sidecar }
+				damaged = false
+				if (sidecar.host === wanted.host) return { candidate, sidecar, unreadable }
+				break
 			} catch (error) {
 				if (isGuard(error)) foreign ??= error
+				damaged = true
 			}
 		}
+		if (damaged) unreadable.push(candidate.name)
 	}
 	if (foreign !== undefined) throw foreign
 	return undefined
@@ -107,6 +121,8 @@ export type Verified = {
 	/** What unpacking gives, modes as the catalogue demands them. */
 	tree: Tree
 	digest: string
+	/** The newest of those that were tried before and were bad everywhere. */
+	passedOver?: SnapshotName
 }
 
 export type Acquiring = {
@@ -132,6 +148,7 @@ export async function acquire(work: Acquiring): Promise<Verified> {
 	const { candidates, report, signal } = work
 	const tried: string[] = []
 	let foreign: unknown
+	let passedOver: SnapshotName | undefined
 	for (const candidate of candidates) {
 		const bad: Copy[] = []
 		for (const copy of candidate.copies) {
@@ -145,7 +162,11 @@ export async function acquire(work: Acquiring): Promise<Verified> {
 							`(${verified.sidecar.unpackedBytes} of ${verified.sidecar.shrunkFromBytes} bytes)`,
 					)
 				for (const damaged of bad) await heal(work, damaged, verified)
-				return verified
+				if (passedOver === undefined) return verified
+				report.warn(
+					`${passedOver.id} is bad everywhere: taken is the older ${candidate.name.id}, and what came in between is missing`,
+				)
+				return { ...verified, passedOver }
 			} catch (error) {
 				if (signal.aborted || isNoSpace(error)) throw error
 				if (isGuard(error)) foreign ??= error
@@ -155,6 +176,9 @@ export async function acquire(work: Acquiring): Promise<Verified> {
 				bad.push(copy)
 			}
 		}
+		// An archive without a sidecar was never finished: nobody has counted on it.
+		if (bad.some(({ sidecar, olderKey }) => sidecar !== undefined || olderKey !== undefined))
+			passedOver ??= candidate.name
 	}
 	throw foreign ?? nothingGood(work, tried)
 }

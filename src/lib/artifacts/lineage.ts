@@ -9,32 +9,57 @@ const stateDirectory = "/var/lib/comfyume"
 
 const fileOf = (artifact: string) => `${stateDirectory}/lineage/${artifact}`
 
-const lineageSchema = z.strictObject({ snapshot: z.string(), treeDigest: z.string() })
+const lineageSchema = z.strictObject({
+	environment: z.string(),
+	host: z.string(),
+	snapshot: z.string(),
+	treeDigest: z.string(),
+	passedOver: z.string().optional(),
+})
+
+/** Whose files they are. A machine that served another environment or host before has no lineage here. */
+export type Owner = { environment: string; host: string }
 
 export type Lineage = {
 	snapshot: SnapshotName
 	/** Of the files on the host at that moment. */
 	treeDigest: string
+	/** A newer snapshot that was bad everywhere when this one was restored: it must not win later without being asked for. */
+	passedOver?: SnapshotName
 }
 
 /** What an artifact's files descend from; undefined when nothing is noted, or nothing that can be read. */
-export async function readLineage(host: LocalHost, artifact: string): Promise<Lineage | undefined> {
+export async function readLineage(
+	host: LocalHost,
+	artifact: string,
+	owner: Owner,
+): Promise<Lineage | undefined> {
 	const content = await host.read(fileOf(artifact))
 	if (content === undefined) return undefined
 	try {
-		const { snapshot, treeDigest } = lineageSchema.parse(JSON.parse(content.toString("utf8")))
-		const name = parseSnapshotId(snapshot)
-		return name === undefined ? undefined : { snapshot: name, treeDigest }
+		const noted = lineageSchema.parse(JSON.parse(content.toString("utf8")))
+		if (noted.environment !== owner.environment || noted.host !== owner.host) return undefined
+		// The backups of the older scripts have names of another kind.
+		const name = parseSnapshotId(noted.snapshot) ?? olderName(noted.snapshot)
+		const passedOver = parseSnapshotId(noted.passedOver ?? "")
+		return {
+			snapshot: name,
+			treeDigest: noted.treeDigest,
+			...(passedOver === undefined ? {} : { passedOver }),
+		}
 	} catch {
 		return undefined
 	}
 }
 
+/** Older than anything that comfyume has taken. */
+const olderName = (id: string): SnapshotName => ({ id, takenAt: new Date(0), shortDigest: "" })
+
 /** Notes it. Called only after the files were verified. */
 export async function writeLineage(
 	host: LocalHost,
 	artifact: string,
-	lineage: { snapshot: string; treeDigest: string },
+	lineage: Owner & { snapshot: string; treeDigest: string; passedOver?: string },
 ): Promise<void> {
 	await host.files.makeDirectory(`${stateDirectory}/lineage`, 0o755)
 	await host.write(fileOf(artifact), `${JSON.stringify(lineage)}\n`, { mode: 0o644 })

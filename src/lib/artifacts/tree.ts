@@ -30,7 +30,14 @@ export type Tree = {
 	/** Sum of the files' sizes. */
 	sizeBytes: number
 	/** What was left out although it lies below the paths, and why: sockets, devices, names that aren't UTF-8. */
-	leftOut: readonly { path: string; because: string }[]
+	leftOut: readonly LeftOut[]
+}
+
+export type LeftOut = {
+	path: string
+	because: string
+	/** True when somebody may miss it after a restore. Sockets and devices are made anew by whoever needs them. */
+	missed: boolean
 }
 
 export type TreeRequest = {
@@ -53,19 +60,28 @@ export async function readTree(
 ): Promise<Tree> {
 	const names = await readNames(host)
 	const entries: TreeEntry[] = []
-	const leftOut: { path: string; because: string }[] = []
+	const leftOut: LeftOut[] = []
+	// Two names that look the same must not take turns in one place; archives with both are refused.
+	const seen = new Set<string>()
 	const buffer = Buffer.allocUnsafe(bufferBytes)
 
 	const visit = async (path: string): Promise<void> => {
 		signal?.throwIfAborted()
 		if (exclude.some((pattern) => isWithin(path, pattern))) return
+		// Asked before the disk is: under the name as it was decoded there is nothing.
+		if (path.includes("\uFFFD")) {
+			leftOut.push({ path, because: "its name is not UTF-8", missed: true })
+			return
+		}
 		const disk = host.path(join(at, path))
 		const facts = await orNothing(lstat(disk))
 		if (facts === undefined) return
-		if (path.includes("\uFFFD")) {
-			leftOut.push({ path, because: "its name is not UTF-8" })
+		const folded = path.normalize("NFC")
+		if (seen.has(folded)) {
+			leftOut.push({ path, because: "another name looks the same", missed: true })
 			return
 		}
+		seen.add(folded)
 		const common = {
 			path: path.slice(1),
 			mode: facts.mode & 0o7777,
@@ -79,10 +95,15 @@ export async function readTree(
 			entries.push({ ...common, type: "directory" })
 			for (const name of await readdir(disk)) await visit(join(path, name))
 		} else if (facts.isFile()) {
-			const { digest, sizeBytes } = await digestFile(disk, signal, buffer)
-			entries.push({ ...common, type: "file", sizeBytes, digest })
+			if (facts.mode & 0o6000) {
+				leftOut.push({ path, because: "it is setuid or setgid", missed: true })
+				return
+			}
+			// It may have vanished since; then it isn't part of the tree.
+			const hashed = await orNothing(digestFile(disk, signal, buffer))
+			if (hashed !== undefined) entries.push({ ...common, type: "file", ...hashed })
 		} else {
-			leftOut.push({ path, because: "it is a socket, a pipe or a device" })
+			leftOut.push({ path, because: "it is a socket, a pipe or a device", missed: false })
 		}
 	}
 

@@ -34,8 +34,8 @@ export type Secrets = {
 	all(): readonly Secret[]
 	/** What looked odd in the file: never a value. */
 	notes: readonly string[]
-	/** The known secrets as one text, for a session's stdin. Only the session reveals it. */
-	toPayload(): Secret
+	/** Those of the named secrets that were found, as one text for a session's stdin. Only the session reveals it. */
+	toPayload(wanted: readonly SecretName[]): Secret
 }
 
 export type SecretSources = {
@@ -150,8 +150,9 @@ function secretsOf(
 			return [...values.values()]
 		},
 		notes,
-		toPayload: () => {
-			const secrets = Object.fromEntries([...found].map(([name, { secret }]) => [name, secret.reveal()]))
+		toPayload: (wanted) => {
+			const sent = [...found].filter(([name]) => wanted.includes(name))
+			const secrets = Object.fromEntries(sent.map(([name, { secret }]) => [name, secret.reveal()]))
 			return new Secret(JSON.stringify({ version: 1, secrets }))
 		},
 	}

@@ -4,7 +4,7 @@ import type { ArchiveArtifact } from "../artifacts/catalogue.ts"
 import { acquire, findCandidates, newestSidecar, type Wanted } from "../artifacts/chain.ts"
 import { writeLineage } from "../artifacts/lineage.ts"
 import { type ArchiveSidecar, archiveKey, renderSidecar, sidecarKey } from "../artifacts/snapshot.ts"
-import type { Source } from "../artifacts/source.ts"
+import { canHeal, type Source } from "../artifacts/source.ts"
 import { readArtifact, spaceFactor, type Taken, takeSnapshot } from "../artifacts/take.ts"
 import { digestFile, treeDigest } from "../artifacts/tree.ts"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
@@ -34,7 +34,11 @@ export function backupArchive(
 	/** The newest snapshot in one destination whose archive is there in its right size. */
 	const newestIn = async (destination: Source): Promise<Standing | undefined> => {
 		if (destination.trouble !== undefined) return undefined
-		const candidates = await findCandidates([destination], artifact, wanted)
+		const candidates = await findCandidates([destination], artifact, wanted).catch((error) => {
+			// What fails here keeps the artifact from being stored there, and from nowhere else.
+			if (destination.trouble === undefined) throw error
+			return []
+		})
 		const newest = await newestSidecar(candidates, artifact, wanted)
 		if (newest?.sidecar.kind !== "archive") return undefined
 		const archive = newest.candidate.copies.find(({ archive }) => archive !== undefined)?.archive
@@ -63,7 +67,8 @@ export function backupArchive(
 			const { tree, standing } = surveyed
 			const digest = taken?.sidecar.treeDigest ?? surveyed.digest
 			if (digest !== surveyed.digest) report.note("it has changed again since; the next backup takes that")
-			for (const { path, because } of tree.leftOut) report.note(`${path} is left out: ${because}`)
+			for (const { path, because, missed } of tree.leftOut)
+				report[missed ? "warn" : "note"](`${path} is left out: ${because}`)
 			const current = standing.filter(({ newest }) => newest?.sidecar.treeDigest === digest)
 			const lacking = standing.filter(({ newest }) => newest?.sidecar.treeDigest !== digest)
 			const [first] = current
@@ -93,6 +98,8 @@ export function backupArchive(
 				taken = (await reuse(standing, digest, report)) ?? (await take(standing, report))
 				// Before it is stored: a run that ends in between must not leave files that don't know what they descend from.
 				await writeLineage(host, artifact.name, {
+					environment: environment.name,
+					host: hostConfiguration.name,
 					snapshot: taken.id,
 					treeDigest: taken.sidecar.treeDigest,
 				})
@@ -204,21 +211,40 @@ export function backupArchive(
 				`${destination.name} has ${free} bytes free, ${needBytes} are needed for ${artifact.name}`,
 				{ exitCode: exitCodes.noSpace, hint: `df -h ${destination.store.place}` },
 			)
-		await destination.store.put(archiveKey(environment.name, artifact.name, id), host.path(archiveFile), {
-			sizeBytes: sidecar.sizeBytes,
-			digest: sidecar.digest,
-			ifAbsent: true,
-			signal,
+		const { sizeBytes, digest } = sidecar
+		await putWhole(destination, archiveKey(environment.name, artifact.name, id), archiveFile, {
+			sizeBytes,
+			digest,
 			onProgress: (doneBytes) =>
-				report.progress({ doneBytes, totalBytes: sidecar.sizeBytes, from: `to ${destination.name}` }),
+				report.progress({ doneBytes, totalBytes: sizeBytes, from: `to ${destination.name}` }),
 		})
 		const sidecarFile = `${archiveFile}.json`
 		await host.write(sidecarFile, renderSidecar(sidecar), { mode: 0o600 })
-		await destination.store.put(
+		const facts = await digestFile(host.path(sidecarFile))
+		await putWhole(
+			destination,
 			sidecarKey(environment.name, artifact.name, id, "archive"),
-			host.path(sidecarFile),
-			{ ...(await digestFile(host.path(sidecarFile))), ifAbsent: true, signal },
+			sidecarFile,
+			facts,
 		)
+	}
+
+	/** What stands there already counts only in its right size: a run that was cut off, or a disk, may have damaged it. */
+	async function putWhole(
+		{ name, store: target }: Source,
+		key: string,
+		file: string,
+		facts: { sizeBytes: number; digest: string; onProgress?: (doneBytes: number) => void },
+	): Promise<void> {
+		const put = () => target.put(key, host.path(file), { ...facts, ifAbsent: true, signal })
+		if ((await put()) === "stored") return
+		if ((await target.head(key))?.sizeBytes === facts.sizeBytes) return
+		if (!canHeal(target))
+			throw new OperatorError(`${key} stands damaged on ${name}, where nothing is replaced`, {
+				hint: `comfyume backup ${spoken} --only ${artifact.name}   # once the server's files have changed`,
+			})
+		await target.setAside(key, now())
+		await put()
 	}
 
 	function noteSummary(

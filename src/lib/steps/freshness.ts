@@ -1,9 +1,11 @@
 // Backups that stopped weeks ago must not pass for a server's last state.
 import type { Artifact } from "../artifacts/catalogue.ts"
-import { listCopies } from "../artifacts/source.ts"
+import { findCandidates, newestSidecar } from "../artifacts/chain.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
 import { type Step, satisfied } from "../plan/step.ts"
 import { ageSeconds, type StepContext } from "./context.ts"
+
+const clockToleranceMs = 5 * 60 * 1000
 
 export const freshnessStep = "backups-are-fresh"
 
@@ -14,28 +16,42 @@ export const freshnessStep = "backups-are-fresh"
  * @param again the command to type with a date, once the operator has decided to take old data
  */
 export function backupsAreFresh(context: StepContext, artifacts: readonly Artifact[], again: string): Step {
-	const { environment, sources } = context
+	const { environment, hostConfiguration, sources, spoken } = context
+	const wanted = {
+		environment: environment.name,
+		host: hostConfiguration.name,
+		spoken,
+		allowUnverified: false,
+	}
+	/** Of this host, and finished: only what has a sidecar counts. */
+	const newestOf = async (artifact: Artifact): Promise<Date | undefined> => {
+		try {
+			const found = await newestSidecar(await findCandidates(sources, artifact, wanted), artifact, wanted)
+			return found?.candidate.name.takenAt
+		} catch {
+			// The artifact's own step says what is wrong with it.
+			return undefined
+		}
+	}
 	return {
 		id: freshnessStep,
 		title: "the backups are recent",
 		check: async () => {
-			const usable = sources.filter(({ trouble }) => trouble === undefined)
-			const copies = await Promise.all(
-				usable.flatMap((source) => artifacts.map(({ name }) => listCopies(source, environment.name, name))),
-			)
-			const newest = copies
-				.flat()
-				.map(({ name }) => name)
-				.sort((a, b) => b.takenAt.getTime() - a.takenAt.getTime())[0]
+			const found = await Promise.all(artifacts.map((artifact) => newestOf(artifact)))
+			const newest = found
+				.flatMap((takenAt) => takenAt ?? [])
+				.filter((takenAt) => takenAt.getTime() <= context.now().getTime() + clockToleranceMs)
+				.sort((a, b) => b.getTime() - a.getTime())[0]
+			if (sources.every(({ trouble }) => trouble !== undefined)) return satisfied("no source could be asked")
 			if (newest === undefined) return satisfied("there are none to be old")
-			const hours = ageSeconds(context, newest.takenAt) / 3600
+			const hours = ageSeconds(context, newest) / 3600
 			const limit = environment.restore.refuseOlderThanHours
 			if (hours <= limit) return satisfied(`the newest is ${hours.toFixed(1)} h old`)
 			throw new OperatorError(
 				`the newest snapshot of ${environment.name} is ${Math.round(hours)} h old, and ${limit} h are allowed: backups stopped, or the newer ones are elsewhere`,
 				{
 					exitCode: exitCodes.refusedByGuard,
-					hint: `${again} --at ${newest.takenAt.toISOString()}   # takes them all the same`,
+					hint: `${again} --at ${newest.toISOString()}   # takes them all the same`,
 				},
 			)
 		},

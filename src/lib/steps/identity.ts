@@ -96,10 +96,11 @@ export function restoreHostKeys(
 
 /** sshd answers with the restored keys: read from the wire, not from the files. */
 export function hostKeysOnTheWire(
-	{ host }: StepContext,
+	{ host, hostConfiguration }: StepContext,
 	artifact: ArchiveArtifact,
 	requires: readonly string[],
 ): Step {
+	const expected = hostConfiguration.hostKeys
 	return {
 		id: "ssh-on-the-wire",
 		title: "sshd answers with the restored host keys",
@@ -110,6 +111,8 @@ export function hostKeysOnTheWire(
 			const strange = onWire.filter((fingerprint) => !onDisk.includes(fingerprint))
 			if (onWire.length === 0) return needed("sshd doesn't answer")
 			if (strange.length > 0) return needed(`sshd still shows ${strange.join(", ")}`)
+			if (expected.length > 0 && !onWire.some((fingerprint) => expected.includes(fingerprint)))
+				return needed(`sshd shows ${onWire.join(", ")}, and none of them is configured for this host`)
 			return satisfied(`sshd shows ${onWire.join(", ")}`)
 		},
 		apply: async () => {

@@ -75,13 +75,15 @@ export async function chooseTarget(surroundings: Surroundings, options: OpenOpti
 	if (surroundings.session !== undefined) return targetOfSession(surroundings.session.payload)
 	const { variables, workingDirectory } = surroundings
 	const configuration = loadConfiguration({ path: options.config, variables, workingDirectory })
-	const hostOwnEnvironment = readHostOwnEnvironment()
+	// `staging`, or `staging app-1` where the environment has several hosts.
+	const [hostOwnEnvironment, ownHost] = readHostOwnEnvironment()?.split(/\s+/) ?? []
 	const environment = chooseEnvironment(configuration, {
 		option: options.env,
 		variables,
 		hostOwnEnvironment,
 	})
-	const hostConfiguration = chooseHost(environment, options.host)
+	const isOwn = hostOwnEnvironment === environment.name
+	const hostConfiguration = chooseHost(environment, options.host ?? (isOwn ? ownHost : undefined))
 	const machine = localHost({ name: hostname(), environment: variables, signal: surroundings.signal })
 	const secrets = await loadSecrets({
 		file: options.secrets,
@@ -99,7 +101,8 @@ export async function chooseTarget(surroundings: Surroundings, options: OpenOpti
 		here:
 			options.here === true ||
 			hostConfiguration.connection === "directory" ||
-			hostOwnEnvironment === environment.name,
+			// Never by the environment alone where it has several hosts: this machine may be one of the others.
+			(isOwn && (ownHost ?? environment.hosts[0]?.name) === hostConfiguration.name),
 	}
 }
 
@@ -251,9 +254,17 @@ async function requireMounted(host: LocalHost, share: Share, mountPoint: string)
 			hint: `mkdir ${mountPoint}`,
 		})
 	}
-	const asked = command("findmnt", "--noheadings", "--output", "FSTYPE", "--mountpoint", mountPoint)
+	const asked = command(
+		"findmnt",
+		"--noheadings",
+		"--raw",
+		"--output",
+		"FSTYPE,SOURCE",
+		"--mountpoint",
+		mountPoint,
+	)
 	const { stdout } = await host.capture(asked, { allowedExitCodes: [1] })
-	const found = stdout.trim()
+	const [found = "", source = ""] = stdout.trim().split(" ")
 	const hint = share.mount.whole
 	if (found === "")
 		throw new OperatorError(`the share is not mounted at ${mountPoint}`, {
@@ -265,6 +276,12 @@ async function requireMounted(host: LocalHost, share: Share, mountPoint: string)
 			exitCode: exitCodes.refusedByGuard,
 			hint,
 		})
+	// The pseudopath changes when the volume is renamed or remounted; another volume looks the same until it is written to.
+	if (share.mount.filesystem !== "bind" && source !== `${share.mount.source.host}:${share.mount.source.path}`)
+		throw new OperatorError(
+			`${mountPoint} is ${source}, and the share is expected to be ${share.mount.source.host}:${share.mount.source.path}`,
+			{ exitCode: exitCodes.refusedByGuard, hint: "compare share.mount in comfyume.yaml with the console" },
+		)
 }
 
 async function openBucket(

@@ -21,6 +21,9 @@ export type RemoteOptions = {
 	reporter: Reporter
 }
 
+/** What a backup or a restore needs on the host; the others stay here. */
+const sentSecrets = ["R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "GH_TOKEN"] as const
+
 const connectTimeoutMs = 20_000
 const keepaliveMs = 15_000
 
@@ -69,7 +72,7 @@ export async function runElsewhere(
 		host: name,
 		place: `${host.place} over SSH`,
 		spoken,
-		secrets: secrets.toPayload().reveal(),
+		secrets: secrets.toPayload(sentSecrets).reveal(),
 		twin,
 	}
 	const exitCode = await runOnHost(host, {

@@ -10,7 +10,7 @@ import { requireSpace, spaceFactor } from "../artifacts/take.ts"
 import { differences, readTree, type Tree, treeDigest } from "../artifacts/tree.ts"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { command } from "../host/command.ts"
-import { type Finding, needed, type Report, type Step, satisfied } from "../plan/step.ts"
+import { type Finding, needed, type Report, type Step, satisfied, unknown } from "../plan/step.ts"
 import { ageSeconds, clearWork, type StepContext, workDirectory } from "./context.ts"
 
 export type RestoreArchiveOptions = {
@@ -42,24 +42,33 @@ export function restoreArchive(
 		...(options.at === undefined ? {} : { at: options.at }),
 	}
 	// What this run has put in place: the second check is held against it, and not against what the sources say.
-	let restored: { name: SnapshotName; tree: Tree } | undefined
+	let restored: { name: SnapshotName; tree: Tree; passedOver: SnapshotName | undefined } | undefined
+	const owner = { environment: environment.name, host: hostConfiguration.name }
 
 	return {
 		id: artifact.name,
 		title: artifact.name,
 		requires: options.requires,
-		check: async () => {
+		check: async (report) => {
 			const live = await readTree(host, artifact, "/", signal)
 			const liveDigest = treeDigest(live, { ownership })
 			if (restored !== undefined) {
-				const { name, tree } = restored
+				const { name, tree, passedOver } = restored
 				const wrong = differences(tree, artifact.replace === "tree" ? live : only(live, tree), {
 					ownership,
 					limit: 5,
 				})
-				if (wrong.length > 0)
+				if (wrong.length > 0) {
+					// The table must not say that it is right.
+					summary.delete(artifact.name)
 					return needed(`it is not ${name.id}, which was just put there: ${wrong.join("; ")}`)
-				await writeLineage(host, artifact.name, { snapshot: name.id, treeDigest: liveDigest })
+				}
+				await writeLineage(host, artifact.name, {
+					...owner,
+					snapshot: name.id,
+					treeDigest: liveDigest,
+					...(passedOver === undefined ? {} : { passedOver: passedOver.id }),
+				})
 				return satisfied(`it is byte for byte ${name.id}`)
 			}
 			const alive = options.at === undefined ? await options.alive?.() : undefined
@@ -69,6 +78,10 @@ export function restoreArchive(
 			}
 			const candidates = await findCandidates(sources, artifact, wanted)
 			const newest = await newestSidecar(candidates, artifact, wanted)
+			const lineage = await readLineage(host, artifact.name, owner)
+			const known = lineage?.passedOver?.id ?? ""
+			for (const { id } of newest?.unreadable ?? [])
+				if (id > known) report.warn(`${id} can't be judged: its sidecar is damaged wherever it stands`)
 			const finding = decide({
 				live,
 				liveDigest,
@@ -77,7 +90,7 @@ export function restoreArchive(
 					newest?.sidecar.kind === "archive"
 						? { name: newest.candidate.name, treeDigest: newest.sidecar.treeDigest }
 						: undefined,
-				lineage: await readLineage(host, artifact.name),
+				lineage,
 				exact: options.at !== undefined,
 				candidates: candidates.length,
 			})
@@ -110,8 +123,8 @@ export function restoreArchive(
 				const replaced = await replaceWith(host, artifact, verified, now())
 				await validate(replaced, report)
 				if (replaced.keptIn !== undefined) report.note(`what stood there is kept in ${replaced.keptIn}`)
-				await reload()
-				restored = { name, tree: verified.tree }
+				await reload(report)
+				restored = { name, tree: verified.tree, passedOver: verified.passedOver }
 				noteSummary(
 					source.name,
 					{ name, sidecar: verified.sidecar, digest: verified.digest },
@@ -159,13 +172,14 @@ export function restoreArchive(
 		}
 	}
 
-	async function reload(): Promise<void> {
+	async function reload(report: Report): Promise<void> {
 		if (artifact.reload === undefined) return
 		const { unit, command: words } = artifact.reload
 		const [program, ...args] = words
 		if (program === undefined) return
 		if (await host.test(command("systemctl", "is-active", "--quiet", unit)))
 			await host.execute(command(program, ...args))
+		else report.note(`${unit} is not running: the restored files take effect when it starts`)
 	}
 
 	function noteSummary(
@@ -208,17 +222,24 @@ export function decide(facts: {
 		// A run that ended between the files and the note has neither tried nor reloaded them.
 		return needed(`it is byte for byte ${id}, and no run has finished with it`)
 	}
+	// Nothing may be promised of it, not even by a dry run.
+	if (candidates === 0) return unknown("no source has a snapshot")
 	if (live.entries.length === 0) return needed("it is not there")
 	if (problems.length > 0) return needed(`it is not whole: ${problems.join("; ")}`)
+	const inUse = (id: string) =>
+		satisfied(`it comes from ${id} and has been in use since; --at puts a snapshot back`)
 	if (newest === undefined)
-		return needed(
-			candidates === 0 ? "no source has a snapshot" : "no snapshot has a sidecar that can be read",
-		)
-	if (lineage !== undefined && lineage.snapshot.id >= newest.name.id) {
+		return lineage !== undefined && !exact
+			? inUse(lineage.snapshot.id)
+			: needed("no snapshot has a sidecar that can be read")
+	const covers = [lineage?.snapshot, lineage?.passedOver].some(
+		(name) => name !== undefined && name.takenAt >= newest.name.takenAt,
+	)
+	if (lineage !== undefined && covers) {
 		const { id } = lineage.snapshot
 		if (liveDigest === lineage.treeDigest && id === newest.name.id)
 			return satisfied(`it is as it was restored from ${id}`)
-		if (!exact) return satisfied(`it comes from ${id} and has been in use since; --at puts a snapshot back`)
+		if (!exact) return inUse(id)
 	}
 	return needed(`it differs from ${newest.name.id}`)
 }

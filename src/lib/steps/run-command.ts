@@ -54,12 +54,22 @@ export type PlanCommand = {
 	plan: (context: StepContext, facts: { twin: Twin }) => Promise<Plan>
 }
 
-/** `a,b` -> ["a", "b"] */
-export const names = (text: string) =>
-	text
+/**
+ * `a,b` -> ["a", "b"]; a second `--only` adds to the first.
+ * @throws {OperatorError} (2) when nothing is named: an empty variable in a script must not come to mean everything
+ */
+export function names(text: string, before: readonly string[] = []): string[] {
+	const named = text
 		.split(",")
 		.map((name) => name.trim())
 		.filter((name) => name !== "")
+	if (named.length === 0)
+		throw new OperatorError("an option that takes names was given none", {
+			exitCode: exitCodes.usage,
+			hint: "leave the option out, or name something: --only home,env-file",
+		})
+	return [...before, ...named]
+}
 
 /** Runs one command's plan, here or on the host it is about, and says how it ended. */
 export async function runCommand(run: CommandRun, spec: PlanCommand): Promise<void> {

@@ -30,7 +30,7 @@ describe("whether an artifact is restored", () => {
 		candidates: 1,
 	}
 
-	test.each<[string, Partial<Parameters<typeof decide>[0]>, "satisfied" | "needed"]>([
+	test.each<[string, Partial<Parameters<typeof decide>[0]>, "satisfied" | "needed" | "unknown"]>([
 		["it differs, and nobody knows where it comes from", {}, "needed"],
 		[
 			"it is the newest snapshot, and a run has finished with it",
@@ -74,7 +74,12 @@ describe("whether an artifact is restored", () => {
 			{ problems: ["a key is missing"], lineage: { snapshot: snapshot("06"), treeDigest: "live" } },
 			"needed",
 		],
-		["there is no snapshot to hold it against", { newest: undefined, candidates: 0 }, "needed"],
+		["there is no snapshot anywhere", { newest: undefined, candidates: 0 }, "unknown"],
+		[
+			"it was restored from an older one because the newest was bad",
+			{ lineage: { snapshot: snapshot("05"), treeDigest: "then", passedOver: snapshot("06") } },
+			"satisfied",
+		],
 	])("%s", (_, changed, state) => {
 		expect(decide({ ...facts, ...changed }).state).toBe(state)
 	})
