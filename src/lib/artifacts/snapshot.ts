@@ -76,7 +76,9 @@ export function takingTime(now: Date, predecessor: Date | undefined): Date {
 	if (predecessor.getTime() - now.getTime() > clockToleranceMs)
 		throw new OperatorError(
 			`the newest snapshot is from ${predecessor.toISOString()}, and this machine's clock says ${now.toISOString()}`,
-			{ hint: "timedatectl   # a new snapshot would be taken for an older one" },
+			{
+				hint: "timedatectl   # when this clock is right, move the snapshot with the wrong date out of the way by hand",
+			},
 		)
 	return new Date(predecessor.getTime() + 1000)
 }

@@ -79,17 +79,23 @@ export function restoreHostKeys(
 	options: Pick<RestoreArchiveOptions, "requires" | "at" | "allowUnverified">,
 ): Step {
 	const { host, hostConfiguration } = context
+	const expected = hostConfiguration.hostKeys
+	/** Says what is wrong when none of the host's keys is one of those that are configured. */
+	const strangers = async (): Promise<string[]> => {
+		const found = await fileFingerprints(host, artifact)
+		if (expected.length === 0 || expected.some((fingerprint) => found.includes(fingerprint))) return []
+		return [`none of the host keys is configured for ${hostConfiguration.name}: ${found.join(", ")}`]
+	}
 	return restoreArchive(context, artifact, {
 		...options,
+		problems: strangers,
 		validate: async () => {
-			const expected = hostConfiguration.hostKeys
-			if (expected.length === 0) return
-			const found = await fileFingerprints(host, artifact)
-			if (expected.some((fingerprint) => found.includes(fingerprint))) return
-			throw new OperatorError(
-				`the restored host keys are none of those that are configured for ${hostConfiguration.name}: ${found.join(", ")}`,
-				{ exitCode: exitCodes.refusedByGuard, hint: "compare hostKeys in comfyume.yaml" },
-			)
+			const [problem] = await strangers()
+			if (problem === undefined) return
+			throw new OperatorError(`the restored keys are another server's: ${problem}`, {
+				exitCode: exitCodes.refusedByGuard,
+				hint: "compare hostKeys in comfyume.yaml",
+			})
 		},
 	})
 }

@@ -6,6 +6,7 @@ import { floorProblems } from "../artifacts/floor.ts"
 import { type Lineage, readLineage, writeLineage } from "../artifacts/lineage.ts"
 import { type Replaced, replaceWith } from "../artifacts/replace.ts"
 import type { ArchiveSidecar, SnapshotName } from "../artifacts/snapshot.ts"
+import type { Copy } from "../artifacts/source.ts"
 import { requireSpace, spaceFactor } from "../artifacts/take.ts"
 import { differences, readTree, type Tree, treeDigest } from "../artifacts/tree.ts"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
@@ -20,6 +21,8 @@ export type RestoreArchiveOptions = {
 	allowUnverified: boolean
 	/** An answer from the running system that settles it; undefined when it can't tell. */
 	alive?: () => Promise<Finding | undefined>
+	/** What is wrong with the live files besides their floor. */
+	problems?: () => Promise<string[]>
 	/** Before the files are swapped: stops what uses them. */
 	before?: () => Promise<void>
 	/** With the files in place: throws when they don't work, and the old ones return. */
@@ -85,7 +88,7 @@ export function restoreArchive(
 			const finding = decide({
 				live,
 				liveDigest,
-				problems: floorProblems(artifact, live),
+				problems: [...floorProblems(artifact, live), ...((await options.problems?.()) ?? [])],
 				newest:
 					newest?.sidecar.kind === "archive"
 						? { name: newest.candidate.name, treeDigest: newest.sidecar.treeDigest }
@@ -119,6 +122,7 @@ export function restoreArchive(
 					report,
 				})
 				const { name, source } = verified.copy
+				noteLonely(verified.copy, candidates, report)
 				await options.before?.()
 				const replaced = await replaceWith(host, artifact, verified, now())
 				await validate(replaced, report)
@@ -134,6 +138,21 @@ export function restoreArchive(
 				await clearWork(host)
 			}
 		},
+	}
+
+	/** Every backup goes everywhere: one that a place in reach doesn't know was cut off, or didn't come from a backup. */
+	function noteLonely({ name, source }: Copy, candidates: readonly Candidate[], report: Report): void {
+		const copies = candidates.find((candidate) => candidate.name.id === name.id)?.copies ?? []
+		const without = sources.filter(
+			(other) =>
+				other.name !== "local" &&
+				other.trouble === undefined &&
+				!copies.some((copy) => copy.source.name === other.name),
+		)
+		if (without.length > 0)
+			report.note(
+				`${name.id} stands only on ${source.name}: ${without.map((other) => other.name).join(", ")} doesn't know it`,
+			)
 	}
 
 	/** The archive and its content, both at once, before the first byte is fetched. */
@@ -216,16 +235,16 @@ export function decide(facts: {
 	candidates: number
 }): Finding {
 	const { live, liveDigest, problems, newest, lineage, exact, candidates } = facts
+	// Nothing may be promised of it, not even by a dry run.
+	if (candidates === 0) return unknown("no source has a snapshot")
+	if (live.entries.length === 0) return needed("it is not there")
+	if (problems.length > 0) return needed(`it is not right: ${problems.join("; ")}`)
 	if (newest !== undefined && liveDigest === newest.treeDigest) {
 		const { id } = newest.name
 		if (lineage !== undefined && lineage.snapshot.id >= id) return satisfied(`it is byte for byte ${id}`)
 		// A run that ended between the files and the note has neither tried nor reloaded them.
 		return needed(`it is byte for byte ${id}, and no run has finished with it`)
 	}
-	// Nothing may be promised of it, not even by a dry run.
-	if (candidates === 0) return unknown("no source has a snapshot")
-	if (live.entries.length === 0) return needed("it is not there")
-	if (problems.length > 0) return needed(`it is not whole: ${problems.join("; ")}`)
 	const inUse = (id: string) =>
 		satisfied(`it comes from ${id} and has been in use since; --at puts a snapshot back`)
 	if (newest === undefined)
