@@ -1,6 +1,7 @@
 // Opens what a run needs: configuration, secrets, the host it works on, and the places that hold snapshots. Decides
 // whether the work is done here or on a host elsewhere.
-import { hostname } from "node:os"
+import { stat } from "node:fs/promises"
+import { hostname, userInfo } from "node:os"
 import { join } from "node:path"
 import { z } from "zod"
 import { probeSources, type Source, type SourceName } from "../artifacts/source.ts"
@@ -75,6 +76,8 @@ export async function chooseTarget(surroundings: Surroundings, options: OpenOpti
 	if (surroundings.session !== undefined) return targetOfSession(surroundings.session.payload)
 	const { variables, workingDirectory } = surroundings
 	const configuration = loadConfiguration({ path: options.config, variables, workingDirectory })
+	const named = options.config !== undefined || variables["COMFYUME_CONFIG"] !== undefined
+	if (!named) await rejectForeign(configuration.path)
 	// `staging`, or `staging app-1` where the environment has several hosts.
 	const [hostOwnEnvironment, ownHost] = readHostOwnEnvironment()?.split(/\s+/) ?? []
 	const environment = chooseEnvironment(configuration, {
@@ -104,6 +107,20 @@ export async function chooseTarget(surroundings: Surroundings, options: OpenOpti
 			// Never by the environment alone where it has several hosts: this machine may be one of the others.
 			(isOwn && (ownHost ?? environment.hosts[0]?.name) === hostConfiguration.name),
 	}
+}
+
+/**
+ * A configuration says where tokens are sent and which code runs. One that root merely came across, upwards of where it
+ * stands, must not be a file that another user can write.
+ */
+async function rejectForeign(path: string): Promise<void> {
+	if (userInfo().uid !== 0) return
+	const { uid, mode } = await stat(path)
+	if (uid === 0 && (mode & 0o022) === 0) return
+	throw new OperatorError(`${path} was found by itself, and others than root can write it`, {
+		exitCode: exitCodes.refusedByGuard,
+		hint: `add --config ${quoteForShell(path)} if that is the one you mean`,
+	})
 }
 
 function targetOfSession(payload: unknown): Target {
