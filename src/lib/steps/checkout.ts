@@ -174,7 +174,7 @@ export function restoreCheckout(
 		const answers = await Promise.all(everySource.map((source) => ask(source)))
 		const newest = answers
 			.flatMap(({ newest }) => newest ?? [])
-			.sort((a, b) => (a.candidate.name.id < b.candidate.name.id ? 1 : -1))[0]
+			.sort((a, b) => b.candidate.name.id.localeCompare(a.candidate.name.id))[0]
 		if (newest?.sidecar.kind === "commit")
 			return {
 				commit: newest.sidecar.commit,
