@@ -1,7 +1,8 @@
 // Checkouts: code comes from its git remote at one commit, never from a copy of a working tree.
-import { readdir } from "node:fs/promises"
+import { createHash } from "node:crypto"
+import { lstat, readdir, readFile, readlink, stat } from "node:fs/promises"
 import { basename, dirname, join } from "node:path"
-import { exitCodes, messageOf, OperatorError } from "../errors.ts"
+import { codeOf, exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { type Command, command, withOptions } from "../host/command.ts"
 import type { LocalHost } from "../host/local.ts"
 import { lastLines } from "../host/local.ts"
@@ -29,9 +30,17 @@ export type CheckoutState =
 			changes: readonly string[]
 			/** True when a branch of the remote is known to contain the commit. */
 			pushed: boolean
+			/** A commit that moving the checkout would lose: here, or on the branch, and on no branch of the remote. */
+			unpushed?: string
+			/** The commit that a run was moving it to when it was stopped. */
+			interrupted?: string
 	  }
 
 const accessTimeoutMs = 20_000
+
+// From where to where a checkout is being moved. A run that is killed leaves these two refs, and the next one knows by
+// them which half-written files are its own.
+const intention = "refs/comfyume"
 
 /** Reads what stands at a checkout's path. Doesn't touch the network. */
 export async function readCheckout(host: LocalHost, checkout: Checkout): Promise<CheckoutState> {
@@ -43,23 +52,36 @@ export async function readCheckout(host: LocalHost, checkout: Checkout): Promise
 			? { state: "absent" }
 			: { state: "occupied", because: `${path} is no git checkout` }
 	}
-	const ask = async (...args: string[]) =>
-		(
-			await host.capture(await asOwner(host, checkout, gitCommand(host, checkout, args)), {
-				allowedExitCodes: [1, 2, 128],
-			})
-		).stdout.trim()
-	const commit = await ask("rev-parse", "--verify", "HEAD")
+	const ask = async (args: string[], allowedExitCodes: number[] = []) => {
+		const asked = await asOwner(host, checkout, gitCommand(host, path, args))
+		return (await host.capture(asked, { allowedExitCodes })).stdout.trimEnd()
+	}
+	const commit = await ask(["rev-parse", "--verify", "HEAD"], [1, 128])
 	if (!/^[0-9a-f]{40}$/.test(commit))
 		return { state: "occupied", because: `${path} has no commit checked out` }
-	const status = await ask("status", "--short", "--untracked-files=no")
+	const status = await ask(["status", "--short", "--untracked-files=no"])
+	const onBranch = await ask(["for-each-ref", "--format=%(objectname)", `refs/heads/${checkout.branch}`])
+	const unpushed = await ask([
+		"rev-list",
+		"--max-count=1",
+		commit,
+		...onBranch.split("\n").filter((id) => id !== ""),
+		"--not",
+		"--remotes=origin",
+	])
+	const noted = await ask(["for-each-ref", "--format=%(refname) %(objectname)", intention])
+	const { from, target } = Object.fromEntries(
+		noted.split("\n").map((line) => line.slice(intention.length + 1).split(" ")),
+	)
 	return {
 		state: "present",
 		commit,
-		remote: await ask("remote", "get-url", "origin"),
-		branch: await ask("branch", "--show-current"),
-		changes: status === "" ? [] : status.split("\n"),
-		pushed: (await ask("for-each-ref", "--contains", commit, "refs/remotes/origin")) !== "",
+		remote: await ask(["remote", "get-url", "origin"], [2, 128]),
+		branch: await ask(["branch", "--show-current"]),
+		changes: status === "" ? [] : status.split("\n").map((line) => line.trim()),
+		pushed: (await ask(["for-each-ref", "--contains", commit, "refs/remotes/origin"])) !== "",
+		...(unpushed === "" ? {} : { unpushed }),
+		...(from === commit && target !== undefined ? { interrupted: target } : {}),
 	}
 }
 
@@ -138,100 +160,251 @@ function accessError({ remote }: Checkout, token: Secret | undefined, status: nu
 }
 
 /**
- * Puts a checkout at one commit: cloned beside its place and renamed when it is absent, fetched and moved forward when
- * it is there. The caller has made sure that no work is lost by it.
+ * Puts a checkout at one commit. One that is there and comes from this remote is fetched and moved in its place, since
+ * it also holds what git doesn't know (data in use). Everything else is cloned beside its place and renamed when it is
+ * whole. The caller has made sure that no commits and no changes are lost by it.
  * @param commit 40 digits; the tip of the branch without it
  * @param scratch a name for the clone until it is whole, unique to this run
+ * @returns where what stood there is kept, if something else did
+ * @throws {OperatorError} (8) when a stopped run is to be finished, and somebody has changed files since
  */
 export async function placeCheckout(
 	host: LocalHost,
 	checkout: Checkout,
 	commit: string | undefined,
 	{ token, scratch }: { token: Secret | undefined; scratch: string },
-): Promise<void> {
+): Promise<string | undefined> {
 	const state = await readCheckout(host, checkout)
-	const run = async (at: string, ...args: string[]) =>
-		host.execute(await asOwner(host, checkout, gitCommand(host, { ...checkout, path: at }, args, token)))
+	if (state.state === "present" && state.remote === checkout.remote) {
+		await moveInPlace(host, checkout, state, { commit, token })
+		return undefined
+	}
+	await removeAbandoned(host, checkout)
 	const partial = `${checkout.path}.${scratch}.partial`
-	const at = state.state === "present" ? checkout.path : partial
-	if (state.state !== "present") {
-		await removeAbandoned(host, checkout)
-		await host.execute(
-			await asOwner(
-				host,
-				checkout,
-				withCredentials(
-					command("git", "clone", "--quiet", "--no-checkout", "--", checkout.remote, host.path(partial)),
-					token,
-				),
-			),
-		)
-	} else if (commit === undefined || !(await has(host, checkout, commit))) {
-		await run(at, "fetch", "--quiet", "origin")
-	}
-	const target = commit ?? `refs/remotes/origin/${checkout.branch}`
+	const clone = ["clone", "--quiet", "--no-checkout", "--", checkout.remote, host.path(partial)]
 	try {
-		await run(at, "checkout", "--quiet", "-B", checkout.branch, target)
+		await host.execute(
+			await asOwner(host, checkout, withSettings(command("git", ...clone), checkout.remote, token)),
+		)
+		await resolve(host, { ...checkout, path: partial }, commit)
+		const target = commit ?? `refs/remotes/origin/${checkout.branch}`
+		const args = ["checkout", "--quiet", "-B", checkout.branch, target]
+		await host.execute(await asOwner(host, checkout, gitCommand(host, partial, args)))
 	} catch (error) {
-		if (state.state !== "present") await host.files.remove(partial)
+		await host.files.remove(partial)
+		throw error
+	}
+	if (state.state === "absent") {
+		await host.files.rename(partial, checkout.path)
+		return undefined
+	}
+	const aside = `${checkout.path}.replaced-${scratch}`
+	await host.files.rename(checkout.path, aside)
+	try {
+		await host.files.rename(partial, checkout.path)
+	} catch (error) {
+		await host.files.rename(aside, checkout.path)
+		throw error
+	}
+	return aside
+}
+
+async function moveInPlace(
+	host: LocalHost,
+	checkout: Checkout,
+	state: Extract<CheckoutState, { state: "present" }>,
+	{ commit, token }: { commit: string | undefined; token: Secret | undefined },
+): Promise<void> {
+	const { path, branch, remote } = checkout
+	const run = async (args: string[], stdin?: string) =>
+		host.execute(
+			await asOwner(host, checkout, gitCommand(host, path, args)),
+			stdin === undefined ? {} : { stdin },
+		)
+	await removeStaleLocks(host, checkout)
+	if (state.interrupted !== undefined) {
+		const foreign = await changesSince(host, checkout, state.commit, state.interrupted)
+		if (foreign.length > 0)
+			throw new OperatorError(
+				`an earlier run was stopped while it moved ${path} to ${state.interrupted.slice(0, 12)}, ` +
+					`and files were changed since, which finishing it would lose: ${foreign.join(", ")}`,
+				{ exitCode: exitCodes.refusedByGuard, hint: `git -C ${path} status   # and move your changes away` },
+			)
+		await run(["checkout", "--quiet", "--force", "-B", branch, state.interrupted])
+	}
+	if (commit === undefined || !(await has(host, checkout, commit))) {
+		const fetch = command(
+			"git",
+			"-C",
+			host.path(path),
+			"fetch",
+			"--quiet",
+			"--no-recurse-submodules",
+			"origin",
+		)
+		await host.execute(await asOwner(host, checkout, withSettings(fetch, remote, token)))
+	}
+	const target = await resolve(host, checkout, commit)
+	const from = state.interrupted ?? state.commit
+	await run(
+		["update-ref", "--stdin"],
+		`update ${intention}/from ${from}\nupdate ${intention}/target ${target}\n`,
+	)
+	// Files that git ignores are the server's own: .env, data.
+	await run(["checkout", "--quiet", "--no-overwrite-ignore", "-B", branch, target])
+	await run(["update-ref", "--stdin"], `delete ${intention}/from\ndelete ${intention}/target\n`)
+}
+
+/** The commit's id, once the remote's objects are here. */
+async function resolve(host: LocalHost, checkout: Checkout, commit: string | undefined): Promise<string> {
+	const { path, remote, branch } = checkout
+	const args = ["rev-parse", "--verify", `${commit ?? `refs/remotes/origin/${branch}`}^{commit}`]
+	try {
+		return (await host.capture(await asOwner(host, checkout, gitCommand(host, path, args)))).stdout.trim()
+	} catch (error) {
 		throw new OperatorError(
-			`${checkout.remote} has no ${commit === undefined ? `branch ${checkout.branch}` : `commit ${commit}`}: ${messageOf(error)}`,
-			{ hint: `git ls-remote ${checkout.remote}`, cause: error },
+			`${remote} has no ${commit === undefined ? `branch ${branch}` : `commit ${commit}`}: ${messageOf(error)}`,
+			{ hint: `git ls-remote ${remote}`, cause: error },
 		)
 	}
-	if (state.state !== "present") await host.files.rename(partial, checkout.path)
+}
+
+/**
+ * Of the files that moving from one commit to another touches, and of all that differ: those that are neither the old
+ * one, nor the new one or its beginning (git was killed while it wrote), nor gone. Somebody else wrote these.
+ */
+async function changesSince(
+	host: LocalHost,
+	checkout: Checkout,
+	from: string,
+	target: string,
+): Promise<string[]> {
+	const ask = async (...args: string[]) =>
+		(await host.capture(await asOwner(host, checkout, gitCommand(host, checkout.path, args)))).stdout
+			.split("\0")
+			.filter((part) => part !== "")
+	// Pairs of `:<mode> <mode> <blob> <blob> <status>` and a path.
+	const raw = await ask("diff-tree", "-r", "-z", "--raw", "--no-abbrev", "--no-renames", from, target)
+	const foreign: string[] = []
+	const touched = new Set<string>()
+	for (let index = 0; index + 1 < raw.length; index += 2) {
+		const [, , before, after = ""] = (raw[index] ?? "").split(" ")
+		const file = raw[index + 1] ?? ""
+		touched.add(file)
+		const content = await contentOf(host.path(join(checkout.path, file)))
+		if (content === undefined || blobId(content) === before || blobId(content) === after) continue
+		if (
+			/^0+$/.test(after) ||
+			!(await blob(host, checkout, after)).subarray(0, content.length).equals(content)
+		)
+			foreign.push(file)
+	}
+	const changed = await ask("diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "HEAD")
+	return [...foreign, ...changed.filter((file) => !touched.has(file))]
+}
+
+/** What git would store of it. Undefined when it is gone. */
+async function contentOf(file: string): Promise<Buffer | undefined> {
+	try {
+		return (await lstat(file)).isSymbolicLink() ? Buffer.from(await readlink(file)) : await readFile(file)
+	} catch (error) {
+		if (codeOf(error) === "ENOENT" || codeOf(error) === "ENOTDIR") return undefined
+		throw error
+	}
+}
+
+const blobId = (content: Buffer) =>
+	createHash("sha1").update(`blob ${content.length}\0`).update(content).digest("hex")
+
+async function blob(host: LocalHost, checkout: Checkout, id: string): Promise<Buffer> {
+	const chunks: Buffer[] = []
+	await host.capture(
+		await asOwner(host, checkout, gitCommand(host, checkout.path, ["cat-file", "blob", id])),
+		{
+			onStdout: (chunk) => {
+				chunks.push(chunk)
+			},
+		},
+	)
+	return Buffer.concat(chunks)
+}
+
+/**
+ * Locks that a killed git left, which git itself never removes. A git that is at work stands in the checkout's top
+ * directory: as long as there is one, its locks are its own.
+ */
+async function removeStaleLocks(host: LocalHost, checkout: Checkout): Promise<void> {
+	const top = await stat(host.path(checkout.path))
+	for (const pid of (await readdir("/proc").catch(() => [])).filter((name) => /^\d+$/.test(name))) {
+		const name = await readFile(`/proc/${pid}/comm`, "utf8").catch(() => "")
+		if (!name.startsWith("git")) continue
+		// Through the link: the path in it would be another one for a process in a container.
+		const at = await stat(`/proc/${pid}/cwd`).catch(() => undefined)
+		if (at?.ino === top.ino && at.dev === top.dev) return
+	}
+	const directory = host.path(`${checkout.path}/.git`)
+	const locks = ["-type", "f", "-name", "*.lock", "-exec", "rm", "-f", "--", "{}", "+"]
+	const find = command("find", directory, "-path", `${directory}/objects`, "-prune", "-o", ...locks)
+	await host.execute(await asOwner(host, checkout, find))
 }
 
 /** Clones of runs that were killed. Their git may still be writing, so each run clones under a name of its own. */
 async function removeAbandoned(host: LocalHost, { path }: Checkout): Promise<void> {
 	const names = await readdir(host.path(dirname(path))).catch(() => [])
+	const start = `${basename(path)}.`
 	for (const name of names)
-		if (name.startsWith(`${basename(path)}.`) && name.endsWith(".partial"))
+		if (name.startsWith(start) && /^[0-9a-f]{8}\.partial$/.test(name.slice(start.length)))
 			await host.files.remove(join(dirname(path), name))
 }
 
 async function has(host: LocalHost, checkout: Checkout, commit: string): Promise<boolean> {
-	const asked = await asOwner(
-		host,
-		checkout,
-		gitCommand(host, checkout, ["cat-file", "-e", `${commit}^{commit}`]),
-	)
-	return host.test(asked)
+	const asked = gitCommand(host, checkout.path, ["cat-file", "-e", `${commit}^{commit}`])
+	return host.test(await asOwner(host, checkout, asked))
 }
 
 /** What differs from the commit, for the operator to judge; at most 40 lines. */
 export async function changesOf(host: LocalHost, checkout: Checkout): Promise<string> {
-	const diff = await asOwner(host, checkout, gitCommand(host, checkout, ["diff", "--stat", "HEAD"]))
+	const diff = await asOwner(host, checkout, gitCommand(host, checkout.path, ["diff", "--stat", "HEAD"]))
 	const { stdout, stderr } = await host.capture(diff, { allowedExitCodes: [1, 128] })
 	return stdout.split("\n").slice(0, 40).join("\n").trim() || lastLines(stderr)
 }
 
-function gitCommand(
-	host: LocalHost,
-	{ path }: Pick<Checkout, "path">,
-	args: readonly string[],
-	token?: Secret,
-): Command {
-	return withCredentials(command("git", "-C", host.path(path), ...args), token)
-}
+const gitCommand = (host: LocalHost, path: string, args: readonly string[]) =>
+	withSettings(command("git", "-C", host.path(path), ...args))
 
-// The helper prints the token from its environment, so that it stands neither on a command line, nor in a URL, nor in
-// a file. The empty helper first switches off whatever the machine has configured, which would store it.
-function withCredentials(base: Command, token: Secret | undefined): Command {
+/**
+ * Only clone and fetch get the remote and the token: everything else may run what stands in the user's settings.
+ * The helper prints the token from its environment, so that it stands neither on a command line, nor in a URL, nor in
+ * a file, and answers for the remote's own host alone. The empty helper first switches off whatever the machine has
+ * configured, which would store it.
+ */
+function withSettings(base: Command, remote = "", token?: Secret): Command {
 	const helper =
 		'!f() { test "$1" = get && printf "username=x-access-token\\npassword=%s\\n" "$COMFYUME_GIT_TOKEN"; }; f'
+	const settings = [
+		["credential.helper", ""],
+		...(token !== undefined && /^https?:/.test(remote)
+			? [[`credential.${new URL(remote).origin}.helper`, helper]]
+			: []),
+		["http.followRedirects", "false"],
+		["core.hooksPath", "/dev/null"],
+		["core.fsmonitor", "false"],
+		// It would go on in the background, with the token in its environment.
+		["maintenance.auto", "false"],
+		["gc.auto", "0"],
+	]
 	return withOptions(base, {
 		environment: {
 			GIT_TERMINAL_PROMPT: "0",
 			// `git status` would write the index anew; a check changes nothing.
 			GIT_OPTIONAL_LOCKS: "0",
-			GIT_CONFIG_COUNT: "3",
-			GIT_CONFIG_KEY_0: "credential.helper",
-			GIT_CONFIG_VALUE_0: "",
-			GIT_CONFIG_KEY_1: "credential.helper",
-			GIT_CONFIG_VALUE_1: helper,
-			GIT_CONFIG_KEY_2: "http.followRedirects",
-			GIT_CONFIG_VALUE_2: "false",
+			GIT_CONFIG_COUNT: String(settings.length),
+			...Object.fromEntries(
+				settings.flatMap(([key = "", value = ""], index) => [
+					[`GIT_CONFIG_KEY_${index}`, key],
+					[`GIT_CONFIG_VALUE_${index}`, value],
+				]),
+			),
 		},
 		secretEnvironment: token === undefined ? {} : { COMFYUME_GIT_TOKEN: token.reveal() },
 	})

@@ -1,7 +1,7 @@
 // Checkouts in a backup (which commit runs here, and could it be had again?) and in a restore (that commit, again).
 
 import type { GitArtifact } from "../artifacts/catalogue.ts"
-import { findCandidates, newestSidecar, type Wanted } from "../artifacts/chain.ts"
+import { type Candidate, findCandidates, newestSidecar, type Wanted } from "../artifacts/chain.ts"
 import {
 	type Checkout,
 	type CheckoutState,
@@ -19,7 +19,7 @@ import {
 } from "../artifacts/snapshot.ts"
 import type { Source } from "../artifacts/source.ts"
 import { digestFile } from "../artifacts/tree.ts"
-import { exitCodes, OperatorError } from "../errors.ts"
+import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { needed, type Step, satisfied, unknown } from "../plan/step.ts"
 import { throwTogether, troubleOf } from "./backup-archive.ts"
 import { ageSeconds, clearWork, type StepContext, workDirectory } from "./context.ts"
@@ -57,14 +57,20 @@ export function backupCheckout(
 				return { destination, newest: newest?.sidecar.kind === "commit" ? newest.sidecar : undefined }
 			}),
 		)
-		return { commit: state.commit, standing }
+		return { commit: state.commit, branch: state.branch, standing }
 	}
+	let saidBranch = false
 
 	return {
 		id: artifact.name,
 		title: artifact.name,
-		check: async () => {
-			const { commit, standing } = await survey()
+		check: async (report) => {
+			const { commit, branch, standing } = await survey()
+			if (branch !== checkout.branch && !saidBranch)
+				report.warn(
+					`${checkout.path} stands on ${branch === "" ? "no branch" : `branch ${branch}`}, not on ${checkout.branch} as configured`,
+				)
+			saidBranch = true
 			const lacking = standing.filter(({ newest }) => newest?.commit !== commit)
 			const having = standing.filter(({ newest }) => newest?.commit === commit)
 			const noted = having[0]?.newest
@@ -96,7 +102,7 @@ export function backupCheckout(
 			)
 		},
 		apply: async () => {
-			const { commit, standing } = await survey()
+			const { commit, branch, standing } = await survey()
 			const lacking = standing.filter(({ newest }) => newest?.commit !== commit)
 			const usable = lacking.filter(({ destination }) => destination.trouble === undefined)
 			if (usable.length === 0) throw troubleOf(lacking.map(({ destination }) => destination))
@@ -114,7 +120,8 @@ export function backupCheckout(
 				artifact: artifact.name,
 				takenAt: takenAt.toISOString(),
 				commit,
-				branch: checkout.branch,
+				// What git itself says of a checkout that stands on no branch.
+				branch: branch === "" ? "HEAD" : branch,
 				remote: checkout.remote,
 			}
 			const file = `${workDirectory}/${artifact.name}.commit.json`
@@ -164,14 +171,43 @@ export function restoreCheckout(
 	/** Undefined when nothing pins it: a first deployment takes the tip of its branch. */
 	const pinned = async (): Promise<{ commit: string; from: string; takenAt?: Date } | undefined> => {
 		if (pin !== undefined) return { commit: pin, from: "configuration" }
-		const usable = everySource.filter(({ trouble }) => trouble === undefined)
-		if (usable.length === 0) return undefined
-		const newest = await newestSidecar(await findCandidates(usable, artifact, wanted), artifact, wanted)
-		if (newest?.sidecar.kind !== "commit") return undefined
-		return {
-			commit: newest.sidecar.commit,
-			from: newest.candidate.copies[0]?.source.name ?? "backup",
-			takenAt: new Date(newest.sidecar.takenAt),
+		const answers = await Promise.all(everySource.map((source) => ask(source)))
+		const newest = answers
+			.flatMap(({ newest }) => newest ?? [])
+			.sort((a, b) => b.candidate.name.id.localeCompare(a.candidate.name.id))[0]
+		if (newest?.sidecar.kind === "commit")
+			return {
+				commit: newest.sidecar.commit,
+				from: newest.candidate.copies[0]?.source.name ?? "backup",
+				takenAt: new Date(newest.sidecar.takenAt),
+			}
+		const problems = answers.flatMap(({ problem }) => problem ?? [])
+		if (problems.length > 0) throw unpinned(artifact, checkout, problems)
+		return undefined
+	}
+
+	/** What one source says of the commit that ran; a problem, when it can't say that there was none. */
+	const ask = async (
+		source: Source,
+	): Promise<{ newest?: Awaited<ReturnType<typeof newestSidecar>>; problem?: OperatorError }> => {
+		const { at: _, ...whenever } = wanted
+		try {
+			if (source.trouble !== undefined) throw source.trouble
+			const all = await findCandidates([source], artifact, whenever)
+			const candidates = all.filter(({ name }) => at === undefined || name.takenAt <= at)
+			const newest = await newestSidecar(candidates, artifact, wanted)
+			if (newest !== undefined) return { newest }
+			return all.length === 0 ? {} : { problem: nothingReadable(all, candidates, wanted) }
+		} catch (error) {
+			if (signal.aborted) throw error
+			const { exitCode, hint } = error instanceof OperatorError ? error : {}
+			return {
+				problem: new OperatorError(`${source.name}: ${messageOf(error)}`, {
+					cause: error,
+					...(exitCode === undefined ? {} : { exitCode }),
+					...(hint === undefined ? {} : { hint }),
+				}),
+			}
 		}
 	}
 
@@ -181,8 +217,12 @@ export function restoreCheckout(
 		id: artifact.name,
 		title: artifact.name,
 		requires,
-		check: async () => {
+		check: async (report) => {
 			const { state, want } = await survey()
+			if (state.state === "present" && state.interrupted !== undefined)
+				return needed(
+					`an earlier run was stopped while it moved ${checkout.path} to ${state.interrupted.slice(0, 12)}`,
+				)
 			if (state.state === "present" && (want === undefined || state.commit === want.commit)) {
 				if (state.remote !== checkout.remote)
 					return needed(`it comes from ${state.remote}, not from ${checkout.remote}`)
@@ -195,6 +235,10 @@ export function restoreCheckout(
 					ok: true,
 					...(want?.takenAt === undefined ? {} : { ageSeconds: ageSeconds(context, want.takenAt) }),
 				})
+				if (state.changes.length > 0)
+					report.warn(
+						`${checkout.path} has changes that are in no commit, and they are left as they are: ${state.changes.join(", ")}`,
+					)
 				const edited = state.changes.length === 0 ? "" : `, with ${state.changes.length} files changed since`
 				return satisfied(`${checkout.path} stands at ${state.commit.slice(0, 12)}${edited}`)
 			}
@@ -209,23 +253,15 @@ export function restoreCheckout(
 					hint: `comfyume restore ${spoken} --from git --only ${artifact.name}`,
 				})
 			const { state, want } = await survey()
-			if (state.state === "present" && state.changes.length > 0)
-				throw new OperatorError(
-					`${checkout.path} has changes that are in no commit, and a restore would lose them: ${state.changes.join(", ")}\n${await changesOf(host, checkout)}`,
-					{
-						exitCode: exitCodes.refusedByGuard,
-						hint: `git -C ${checkout.path} stash   # or commit and push them`,
-					},
-				)
+			if (state.state === "present") await rejectLoss(context, checkout, state)
 			if (want === undefined)
 				report.note(`no backup notes a commit of ${artifact.name}: it gets the tip of ${checkout.branch}`)
 			await checkAccess(checkout, gitToken, signal)
-			const aside = `${checkout.path}.replaced-${context.randomId()}`
-			if (state.state === "occupied" || (state.state === "present" && state.remote !== checkout.remote)) {
-				await host.files.rename(checkout.path, aside)
-				report.note(`what stood at ${checkout.path} is kept as ${aside}`)
-			}
-			await placeCheckout(host, checkout, want?.commit, { token: gitToken, scratch: context.randomId() })
+			const aside = await placeCheckout(host, checkout, want?.commit, {
+				token: gitToken,
+				scratch: context.randomId(),
+			})
+			if (aside !== undefined) report.note(`what stood at ${checkout.path} is kept as ${aside}`)
 		},
 	}
 }
@@ -253,4 +289,58 @@ function rejectUnrepeatable(
 		throw new OperatorError(`${path} stands at ${state.commit.slice(0, 12)}, which was never pushed`, {
 			hint: `git -C ${path} push origin ${branch}`,
 		})
+}
+
+/** What a restore would lose. A checkout of another remote is kept aside as a whole, with its commits. */
+async function rejectLoss(
+	{ host }: StepContext,
+	checkout: Checkout,
+	{ remote, changes, interrupted, unpushed }: Extract<CheckoutState, { state: "present" }>,
+): Promise<void> {
+	const { path, branch } = checkout
+	// Of a checkout that a stopped run left, it is known file by file what is somebody's work, and asked for there.
+	if (changes.length > 0 && interrupted === undefined)
+		throw new OperatorError(
+			`${path} has changes that are in no commit, and a restore would lose them: ${changes.join(", ")}\n${await changesOf(host, checkout)}`,
+			{ exitCode: exitCodes.refusedByGuard, hint: `git -C ${path} stash   # or commit and push them` },
+		)
+	if (unpushed !== undefined && remote === checkout.remote)
+		throw new OperatorError(
+			`${path} holds ${unpushed.slice(0, 12)}, which was never pushed, and a restore would lose it`,
+			{
+				exitCode: exitCodes.refusedByGuard,
+				hint: `git -C ${path} push origin ${unpushed.slice(0, 12)}:refs/heads/${branch}   # or to another branch`,
+			},
+		)
+}
+
+/** A source that lists snapshots has known a commit: the tip of the branch would be a guess. */
+function nothingReadable(
+	all: readonly Candidate[],
+	candidates: readonly Candidate[],
+	{ at, host }: Wanted,
+): OperatorError {
+	const place = all[0]?.copies[0]?.source.name ?? "a source"
+	return new OperatorError(
+		candidates.length === 0 && at !== undefined
+			? `${place}: it notes no commit from before ${at.toISOString()}`
+			: `${place}: it lists ${candidates.length} noted ${candidates.length === 1 ? "commit" : "commits"}, and none can be read and is of ${host}`,
+	)
+}
+
+function unpinned(
+	{ name }: GitArtifact,
+	{ path, branch }: Checkout,
+	problems: readonly OperatorError[],
+): OperatorError {
+	const codes = new Set(problems.map(({ exitCode }) => exitCode))
+	const [code] = codes
+	return new OperatorError(
+		`which commit of ${name} ran at ${path} can't be known, and the tip of ${branch} may be another: ${problems.map(messageOf).join("; ")}`,
+		{
+			exitCode: codes.size === 1 && code !== undefined ? code : exitCodes.incomplete,
+			hint: "run it again when the source is back, or pin `commit:` of this checkout in comfyume.yaml",
+			cause: problems[0],
+		},
+	)
 }
