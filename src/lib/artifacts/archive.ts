@@ -23,12 +23,12 @@ export type ArchiveLimits = {
 /**
  * Packs a tree into a `.tar.zst`. The members are exactly the tree's entries, in its order; nothing else is swept in.
  * @param archiveFile where it is written, a path on the host
- * @throws {OperatorError} when tar fails; `tar` ending with 1 (a file changed while it was read) is not a failure
- *   here: whoever asked compares the archive with the tree
+ * @throws {OperatorError} when tar fails; a file that changed or vanished while it was read is no failure here:
+ *   whoever asked compares the archive with the tree
  */
 export async function createArchive(host: LocalHost, tree: Tree, archiveFile: string): Promise<void> {
 	const names = tree.entries.map(({ path }) => `${path}\0`).join("")
-	await host.execute(
+	const { stderr } = await host.execute(
 		withOptions(
 			command(
 				"tar",
@@ -39,6 +39,8 @@ export async function createArchive(host: LocalHost, tree: Tree, archiveFile: st
 				// Several names for one file would need rules for what they point to; each becomes a file of its own.
 				"--hard-dereference",
 				"--no-recursion",
+				// A file that is gone by now is a warning; what else can't be read is told apart below.
+				"--ignore-failed-read",
 				"--null",
 				"--verbatim-files-from",
 				"--files-from=-",
@@ -49,6 +51,10 @@ export async function createArchive(host: LocalHost, tree: Tree, archiveFile: st
 		),
 		{ stdin: names, allowedExitCodes: [1] },
 	)
+	const unread = stderr
+		.split("\n")
+		.find((line) => / Warning: /.test(line) && !/: (No such file or directory|Not a directory)$/.test(line))
+	if (unread !== undefined) throw new OperatorError(`packing ${archiveFile}: ${unread}`)
 }
 
 /**
