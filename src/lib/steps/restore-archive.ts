@@ -4,7 +4,7 @@ import type { ArchiveArtifact } from "../artifacts/catalogue.ts"
 import { acquire, type Candidate, findCandidates, newestSidecar, type Wanted } from "../artifacts/chain.ts"
 import { floorProblems } from "../artifacts/floor.ts"
 import { type Lineage, readLineage, writeLineage } from "../artifacts/lineage.ts"
-import { type Replaced, replaceWith } from "../artifacts/replace.ts"
+import { type Replaced, replaceWith, withoutExcluded } from "../artifacts/replace.ts"
 import type { ArchiveSidecar, SnapshotName } from "../artifacts/snapshot.ts"
 import type { Copy } from "../artifacts/source.ts"
 import { requireSpace, spaceFactor } from "../artifacts/take.ts"
@@ -128,7 +128,7 @@ export function restoreArchive(
 				await validate(replaced, report)
 				if (replaced.keptIn !== undefined) report.note(`what stood there is kept in ${replaced.keptIn}`)
 				await reload(report)
-				restored = { name, tree: verified.tree, passedOver: verified.passedOver }
+				restored = { name, tree: withoutExcluded(artifact, verified.tree), passedOver: verified.passedOver }
 				noteSummary(
 					source.name,
 					{ name, sidecar: verified.sidecar, digest: verified.digest },
