@@ -1,4 +1,7 @@
 // Models for tests: safetensors files as small, as large or as broken as a test wants them.
+import { closeSync, ftruncateSync, mkdirSync, openSync, writeSync } from "node:fs"
+import { dirname } from "node:path"
+
 type Tensor = { dtype: string; shape: readonly number[]; data_offsets: readonly [number, number] }
 
 /** The length and the header of a safetensors file. */
@@ -29,4 +32,19 @@ export function makeModel(sizeBytes: number, seed = 1): Buffer {
 		data[at] = 1 + ((value >>> 16) % 255)
 	}
 	return Buffer.concat([makeHeader({ __metadata__: { format: "pt" }, ...tensorsOf([sizeBytes]) }), data])
+}
+
+/**
+ * Writes a model of any size that takes a few kilobytes of disk: header, a hole, and its last bytes.
+ * @param lastBytes bytes of data at its end; without any the file ends in the hole
+ */
+export function writeSparseModel(file: string, dataBytes: number, lastBytes = 4096): void {
+	mkdirSync(dirname(file), { recursive: true })
+	const header = makeHeader(tensorsOf([Math.floor(dataBytes / 2), Math.ceil(dataBytes / 2)]))
+	const descriptor = openSync(file, "w")
+	writeSync(descriptor, header)
+	ftruncateSync(descriptor, header.length + dataBytes)
+	if (lastBytes > 0)
+		writeSync(descriptor, Buffer.alloc(lastBytes, 7), 0, lastBytes, header.length + dataBytes - lastBytes)
+	closeSync(descriptor)
 }
