@@ -50,8 +50,6 @@ export type Kind = "data" | "empty" | "lfs-pointer" | "html" | "json"
 /** Recognizes what is no model by how it begins. */
 export function kindOfHead(head: Buffer): Kind {
 	if (head.length === 0) return "empty"
-	// The eight bytes of a safetensors length can look like the beginning of a text.
-	if (head.length > 8 && head.readUInt16LE(6) === 0 && head[8] === braceByte) return "data"
 	const text = textOf(head)
 	if (text === undefined) return "data"
 	if (/^version https:\/\/(git-lfs|hawser)\.github\.com\/spec\//.test(text)) return "lfs-pointer"
@@ -60,14 +58,13 @@ export function kindOfHead(head: Buffer): Kind {
 	return "data"
 }
 
-const [braceByte] = Buffer.from("{")
-
 /** The beginning as text, without leading space; undefined for what is none. */
 function textOf(head: Buffer): string | undefined {
 	// The head may end inside a character: at most its last three bytes are of one.
 	const whole = [0, 1, 2, 3].some((cut) => isUtf8(head.subarray(0, Math.max(1, head.length - cut))))
 	if (!whole) return undefined
 	const text = head.toString("utf8").replace(/^\uFEFF?\s*/, "")
+	// The eight bytes of a safetensors length may begin like a text; below 100 MB the last four are always zero.
 	// biome-ignore lint/suspicious/noControlCharactersInRegex: that there are none is what makes it a text
 	return /[\x00-\x08\x0e-\x1f]/.test(text) ? undefined : text
 }

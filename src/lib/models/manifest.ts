@@ -1,7 +1,6 @@
 // The manifest of models: what must be there, how large, with which digest, and who says so.
 import { isMap, isNode, LineCounter, parseDocument, stringify } from "yaml"
 import { z } from "zod"
-import { messageOf } from "../errors.ts"
 import { blockBytes } from "./digest.ts"
 import { byBytes, knownDirectories } from "./directories.ts"
 
@@ -71,8 +70,9 @@ export function parseManifest(
 	try {
 		// A manifest has no use for aliases, and some files of them fill the memory.
 		value = document.toJS({ maxAliasCount: 0 })
-	} catch (error) {
-		return { problems: [{ line: 1, path: "", message: messageOf(error) }] }
+	} catch {
+		const message = "*aliases are not taken here: write the values out"
+		return { problems: [{ line: 1, path: "", message }] }
 	}
 	const parsed = manifestSchema.safeParse(value)
 	const lineOf = (path: readonly PropertyKey[]) => {

@@ -87,7 +87,11 @@ test.each([
 	expect(problemsOf(manifestOf({ path: "vae/a.safetensors", ...more }))[0]?.message).toMatch(message)
 })
 
-test("a file of aliases that would fill the memory is refused", () => {
+test("aliases are refused, one as well as so many that they would fill the memory", () => {
+	const one = "version: 1\nmodels:\n  - {path: &a vae/x}\n  - {path: vae/y, note: *a}\n"
+	expect(problemsOf(one).map(({ message }) => message)).toEqual([
+		expect.stringMatching(/aliases are not taken/),
+	])
 	const layers = Array.from(
 		{ length: 30 },
 		(_, index) => `a${index + 1}: &a${index + 1} [*a${index}, *a${index}]`,
