@@ -63,7 +63,11 @@ function layoutProblem(tensors: TensorSpan[], dataBytes: number): SafetensorsFin
 		end = tensor.end
 	}
 	if (end > dataBytes)
-		return { state: "truncated", because: `${end - dataBytes} of ${end} bytes of tensors are missing` }
-	if (end < dataBytes) return { state: "damaged", because: `${dataBytes - end} bytes follow the last tensor` }
+		return {
+			state: "truncated",
+			because: `of ${end} bytes of tensors the last ${end - dataBytes} are missing`,
+		}
+	if (end < dataBytes)
+		return { state: "damaged", because: `it goes on after the last tensor, ${dataBytes - end} B too far` }
 	return undefined
 }

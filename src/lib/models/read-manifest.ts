@@ -32,10 +32,10 @@ export async function readManifest(
 	named: string | undefined,
 ): Promise<Manifest> {
 	const { file, text } = await readManifestText(places, named)
-	const { manifest, problems } = { problems: undefined, manifest: undefined, ...parseManifest(text) }
-	if (manifest !== undefined) return manifest
-	const [first] = problems ?? []
-	const others = (problems?.length ?? 1) > 1 ? ` (and ${Number(problems?.length) - 1} more)` : ""
+	const parsed = parseManifest(text)
+	if (parsed.problems === undefined) return parsed.manifest
+	const [first] = parsed.problems
+	const others = parsed.problems.length > 1 ? ` (and ${parsed.problems.length - 1} more)` : ""
 	throw new OperatorError(`${file}:${first?.line} ${first?.path} ${first?.message}${others}`, {
 		exitCode: exitCodes.usage,
 		hint: `comfyume manifest check${named === undefined ? "" : ` --manifest ${named}`}`,

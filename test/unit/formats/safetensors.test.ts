@@ -118,7 +118,7 @@ test.each([
 		`{"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},"b":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}}`,
 		/"b" overlaps the one before by 1/,
 	],
-	["bytes behind its last tensor", tensor([3], [0, 3]), /1 bytes follow/],
+	["bytes behind its last tensor", tensor([3], [0, 3]), /after the last tensor, 1 B too far/],
 	["something behind its header", `${tensor([4], [0, 4])}x`, /other than padding/],
 	["zeros for padding", `${tensor([4], [0, 4])}\0\0`, /other than padding/],
 	["a comma too many", `{"a":{"dtype":"U8","shape":[4,],"data_offsets":[0,4]}}`, /whole number/],
