@@ -17,6 +17,14 @@ const commands: Readonly<
 		summary: "back up the server, and prove that the backups can be restored",
 		load: () => import("./commands/backup.ts"),
 	},
+	"verify-models": {
+		summary: "say which models are there, whole, and what they should be",
+		load: () => import("./commands/verify-models.ts"),
+	},
+	manifest: {
+		summary: "check, measure and export the manifest of models",
+		load: () => import("./commands/manifest.ts"),
+	},
 	config: {
 		summary: "check and show the configuration",
 		load: () => import("./commands/config.ts"),

@@ -1,0 +1,81 @@
+// How models lie on the share: one directory for each kind of model that ComfyUI knows.
+import { readdir, stat } from "node:fs/promises"
+import { join } from "node:path"
+import { codeOf, exitCodes, OperatorError, systemError } from "../errors.ts"
+
+/** ComfyUI's own directories below `models/`; `unet` and `clip` are older names that it still reads. */
+export const knownDirectories: readonly string[] = [
+	"audio_encoders",
+	"checkpoints",
+	"classifiers",
+	"clip",
+	"clip_vision",
+	"configs",
+	"controlnet",
+	"diffusers",
+	"diffusion_models",
+	"embeddings",
+	"gligen",
+	"hypernetworks",
+	"latent_upscale_models",
+	"loras",
+	"model_patches",
+	"photomaker",
+	"style_models",
+	"t2i_adapter",
+	"text_encoders",
+	"unet",
+	"upscale_models",
+	"vae",
+	"vae_approx",
+]
+
+const modelName = /\.(safetensors|sft|ckpt|pt|pt2|pth|bin|gguf|onnx|pkl)$/i
+
+/** Whether a file is one by its name. */
+export const isModelName = (path: string): boolean => modelName.test(path)
+
+/** Whether a model's structure can be read. */
+export const isSafetensorsName = (path: string): boolean => /\.(safetensors|sft)$/i.test(path)
+
+// What downloaders leave beside models.
+const isSkipped = (name: string) => name.endsWith(".index.json") || name.endsWith(".metadata")
+
+/**
+ * Every file below a directory, links followed, in byte order. Broken links and what is no file are listed too;
+ * `.index.json` and `.metadata` files are not.
+ * @returns paths relative to the directory
+ * @throws {OperatorError} (2) when there is no such directory
+ */
+export async function listModels(directory: string, signal?: AbortSignal): Promise<string[]> {
+	const found: string[] = []
+	const visit = async (path: string, above: readonly string[]): Promise<void> => {
+		signal?.throwIfAborted()
+		const entries = await readdir(join(directory, path), { withFileTypes: true })
+		for (const entry of entries) {
+			const inner = path === "" ? entry.name : `${path}/${entry.name}`
+			const facts = entry.isFile() ? undefined : await stat(join(directory, inner)).catch(() => undefined)
+			if (facts?.isDirectory()) {
+				// A link to a directory that it lies in would never end.
+				const identity = `${facts.dev}:${facts.ino}`
+				if (!above.includes(identity)) await visit(inner, [...above, identity])
+			} else if (!isSkipped(entry.name)) found.push(inner)
+		}
+	}
+	try {
+		const { dev, ino } = await stat(directory)
+		await visit("", [`${dev}:${ino}`])
+	} catch (error) {
+		if (codeOf(error) === "ENOENT" || codeOf(error) === "ENOTDIR")
+			throw new OperatorError(`there is no directory of models at ${directory}`, {
+				exitCode: exitCodes.usage,
+				hint: "findmnt; name the directory that holds checkpoints, loras, vae, … with --models",
+			})
+		throw systemError(error, `listing ${directory}`)
+	}
+	return found.sort(byBytes)
+}
+
+/** The order of paths everywhere: by their bytes, the same in every locale. */
+export const byBytes = (one: string, other: string): number =>
+	Buffer.compare(Buffer.from(one), Buffer.from(other))

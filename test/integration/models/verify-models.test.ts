@@ -1,0 +1,278 @@
+// `comfyume verify-models` as a shell sees it, on models that are broken in every way they break.
+import {
+	appendFileSync,
+	mkdirSync,
+	mkdtempSync,
+	rmSync,
+	symlinkSync,
+	truncateSync,
+	writeFileSync,
+} from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { afterEach, beforeEach, describe, expect, test } from "vitest"
+import { makeModel, writeSparseModel } from "../../support/model-maker.ts"
+import { type Ran, run } from "../../support/run.ts"
+
+const launcher = fileURLToPath(new URL("../../../bin/comfyume.js", import.meta.url))
+const modelBytes = 40_000
+let directory = ""
+const path = (...parts: string[]) => join(directory, ...parts)
+
+const comfyume = (...words: string[]): Promise<Ran> =>
+	run(process.execPath, [launcher, ...words], { workingDirectory: directory, allowedExitCodes: "any" })
+
+const names = ["whole", "truncated", "flipped", "pointer", "page", "sparse"].map(
+	(name) => `loras/${name}.safetensors`,
+)
+
+beforeEach(() => {
+	directory = mkdtempSync(join(tmpdir(), "comfyume-models-"))
+	mkdirSync(path("models/loras"), { recursive: true })
+	for (const [index, name] of names.entries())
+		writeFileSync(path("models", name), makeModel(modelBytes, index + 1))
+	writeSparseModel(path("models", "loras/sparse.safetensors"), 3_000_000)
+})
+afterEach(() => rmSync(directory, { recursive: true }))
+
+/** The manifest of what lies there, measured while all of it is right. */
+async function createManifest(...more: string[]): Promise<string> {
+	const { exitCode, stdout } = await comfyume("manifest", "create", "--models", "models", ...more)
+	expect(exitCode).toBe(0)
+	writeFileSync(path("models.yaml"), stdout)
+	return stdout
+}
+
+function damage(): void {
+	truncateSync(path("models/loras/truncated.safetensors"), modelBytes / 2)
+	const flipped = makeModel(modelBytes, 3)
+	flipped[flipped.length - 9] = Number(flipped.at(-9)) ^ 1
+	writeFileSync(path("models/loras/flipped.safetensors"), flipped)
+	writeFileSync(
+		path("models/loras/pointer.safetensors"),
+		"version https://git-lfs.github.com/spec/v1\nsize 40000\n",
+	)
+	writeFileSync(path("models/loras/page.safetensors"), "<!DOCTYPE html><html><title>401</title></html>")
+	writeSparseModel(path("models/loras/sparse.safetensors"), 3_000_000, 0)
+}
+
+async function verdicts(...words: string[]): Promise<{ exitCode: number; statuses: Record<string, string> }> {
+	const { exitCode, stdout, stderr } = await comfyume(
+		"verify-models",
+		"--models",
+		"models",
+		"--json",
+		...words,
+	)
+	const lines = stdout.split("\n").filter((line) => line !== "")
+	const parsed = lines.map((line) => JSON.parse(line))
+	for (const verdict of parsed) {
+		expect(verdict).toMatchObject({
+			version: 1,
+			because: expect.stringMatching(/./),
+			needed: expect.any(Boolean),
+		})
+		expect(["none", "exists", "size", "structure", "digest"]).toContain(verdict.tier)
+	}
+	expect(stderr).not.toContain("a bug")
+	const statuses = parsed.map(({ path: file, status }) => [
+		file.replace(/^loras\/(.*)\.safetensors$/, "$1"),
+		status,
+	])
+	return { exitCode, statuses: Object.fromEntries(statuses) }
+}
+
+describe("the five kinds of damaged model are each named", () => {
+	test("with a manifest, by their digests", async () => {
+		await createManifest()
+		const all = ["--manifest", "models.yaml", "--level", "digest"]
+		expect(await verdicts(...all)).toMatchObject({
+			exitCode: 0,
+			statuses: { whole: "ok", flipped: "ok", sparse: "ok" },
+		})
+		damage()
+		expect(await verdicts(...all)).toEqual({
+			exitCode: 3,
+			statuses: {
+				whole: "ok",
+				truncated: "truncated",
+				flipped: "digest-mismatch",
+				pointer: "lfs-pointer",
+				page: "html",
+				sparse: "zero-tail",
+			},
+		})
+	})
+
+	test("without one by their structure, all but the flipped byte", async () => {
+		damage()
+		expect(await verdicts()).toEqual({
+			exitCode: 3,
+			statuses: {
+				whole: "ok",
+				truncated: "truncated",
+				flipped: "ok",
+				pointer: "lfs-pointer",
+				page: "html",
+				sparse: "zero-tail",
+			},
+		})
+	})
+
+	test("in a table for people, with a count at its end", async () => {
+		damage()
+		const { exitCode, stdout, stderr } = await comfyume("verify-models", "--models", "models")
+		expect(exitCode).toBe(3)
+		for (const status of ["truncated", "lfs-pointer", "html", "zero-tail"]) expect(stdout).toContain(status)
+		expect(stderr).toMatch(/2 ok.*; 4 not right\n$/)
+	})
+})
+
+test("links are followed, broken ones and what is missing, empty, extra or of another size are named", async () => {
+	await createManifest()
+	const models = (name: string) => path("models/loras", `${name}.safetensors`)
+	rmSync(models("whole"))
+	symlinkSync("flipped.safetensors", models("link"))
+	rmSync(models("truncated"))
+	symlinkSync("nowhere", models("truncated"))
+	writeFileSync(models("pointer"), "")
+	appendFileSync(models("page"), "more")
+	writeFileSync(path("models/loras/model.safetensors.index.json"), "{}")
+	writeFileSync(path("models/loras/x.metadata"), "")
+	for (const level of ["size", "structure"])
+		expect(await verdicts("--manifest", "models.yaml", "--level", level)).toEqual({
+			exitCode: 3,
+			statuses: {
+				whole: "missing",
+				truncated: "broken-link",
+				pointer: "empty",
+				page: "size-mismatch",
+				flipped: "ok",
+				sparse: "ok",
+				link: "extra",
+			},
+		})
+})
+
+test("extra files and missing models that are optional make nothing fail", async () => {
+	writeFileSync(path("models.yaml"), "version: 1\nmodels:\n  - {path: vae/old.safetensors, optional: true}\n")
+	const { exitCode, statuses } = await verdicts("--manifest", "models.yaml")
+	expect({ exitCode, old: statuses["vae/old.safetensors"], whole: statuses["whole"] }).toEqual({
+		exitCode: 0,
+		old: "missing",
+		whole: "extra",
+	})
+})
+
+test("28 models of 200 GB are verified, a link that leads in a circle among their directories", async () => {
+	rmSync(path("models"), { recursive: true })
+	for (let index = 0; index < 28; index++)
+		writeSparseModel(path(`models/vae/${index}.safetensors`), 7_150_000_000)
+	symlinkSync("..", path("models/vae/up"))
+	const { exitCode, statuses } = await verdicts("--level", "structure")
+	expect(exitCode).toBe(0)
+	expect(Object.values(statuses)).toEqual(Array(28).fill("ok"))
+})
+
+test("a share that isn't mounted is no success", async () => {
+	mkdirSync(path("empty"))
+	expect(await comfyume("verify-models", "--models", "empty")).toMatchObject({
+		exitCode: 3,
+		stderr: expect.stringContaining(`there is no model below ${path("empty")}\n  next: findmnt`),
+	})
+	expect(await comfyume("verify-models", "--models", "nowhere")).toMatchObject({
+		exitCode: 2,
+		stderr: expect.stringContaining("there is no directory of models"),
+	})
+})
+
+describe("manifest", () => {
+	test("create prints the same each time, and what check accepts", async () => {
+		const text = await createManifest("--digests")
+		expect(await createManifest("--digests")).toBe(text)
+		expect(await comfyume("manifest", "check", "--manifest", "models.yaml")).toMatchObject({
+			exitCode: 0,
+			stdout: "manifest is right: 6 models\n",
+		})
+	})
+
+	test("create takes nothing that is damaged, and says so", async () => {
+		damage()
+		const { exitCode, stdout, stderr } = await comfyume("manifest", "create", "--models", "models")
+		expect(exitCode).toBe(3)
+		expect(stdout).not.toContain("pointer")
+		expect(stderr).toContain("failed: left out loras/pointer.safetensors: lfs-pointer")
+	})
+
+	test("export is what the real sha256sum -c takes, and finds a flipped byte by", async () => {
+		await createManifest()
+		const { stdout } = await comfyume(
+			"manifest",
+			"export",
+			"--format",
+			"sha256sums",
+			"--manifest",
+			"models.yaml",
+		)
+		const check = () =>
+			run("sha256sum", ["-c", "--strict", "-"], {
+				stdin: stdout,
+				workingDirectory: path("models"),
+				allowedExitCodes: [1],
+			})
+		expect(await check()).toMatchObject({
+			exitCode: 0,
+			stdout: names
+				.toSorted()
+				.map((name) => `${name}: OK\n`)
+				.join(""),
+		})
+		damage()
+		const damaged = await check()
+		expect(damaged.exitCode).toBe(1)
+		expect(damaged.stdout).toContain("loras/flipped.safetensors: FAILED")
+	})
+
+	test("check says every problem, and everything else refuses a broken manifest", async () => {
+		writeFileSync(
+			path("models.yaml"),
+			"version: 1\nmodels:\n  - path: ../x\n  - path: vae/x\n    sha256: no\n",
+		)
+		expect(await comfyume("manifest", "check", "--manifest", "models.yaml")).toMatchObject({
+			exitCode: 2,
+			stdout: expect.stringMatching(
+				/models\.yaml:3 models\.0\.path\n.*climbs[\s\S]*models\.yaml:5 models\.1\.sha256/,
+			),
+		})
+		for (const words of [
+			["verify-models", "--models", "models"],
+			["manifest", "export", "--format", "sha256sums"],
+		])
+			expect(await comfyume(...words, "--manifest", "models.yaml")).toMatchObject({
+				exitCode: 2,
+				stdout: "",
+				stderr: expect.stringContaining("next: comfyume manifest check --manifest models.yaml"),
+			})
+		expect(await comfyume("manifest", "check", "--manifest", "nowhere.yaml")).toMatchObject({ exitCode: 2 })
+	})
+
+	test("check of the shipped manifest passes, and notes what is not known", async () => {
+		expect(await comfyume("manifest", "check")).toMatchObject({
+			exitCode: 0,
+			stderr: expect.stringContaining("note: vae/flux2-vae.safetensors: not known: whether it is gated"),
+		})
+	})
+})
+
+test.each([
+	[["verify-models"]],
+	[["manifest"]],
+	[["manifest", "check"]],
+	[["manifest", "create"]],
+	[["manifest", "export"]],
+])("the help of %s ends with its exit codes", async (words) => {
+	const { exitCode, stdout } = await comfyume(...words, "--help")
+	expect(exitCode).toBe(0)
+	expect(stdout).toMatch(/\nExit status:\n( +\d+ {2}.*\n)+$/)
+})

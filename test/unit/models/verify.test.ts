@@ -1,0 +1,73 @@
+import { createHash } from "node:crypto"
+import { mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { afterEach, beforeEach, expect, test } from "vitest"
+import { blockBytes, digestModel } from "../../../src/lib/models/digest.ts"
+import { locate } from "../../../src/lib/models/kind.ts"
+import { openModel } from "../../../src/lib/models/open.ts"
+import { judge } from "../../../src/lib/models/verify.ts"
+import { writeSparseModel } from "../../support/model-maker.ts"
+
+let directory = ""
+beforeEach(() => {
+	directory = mkdtempSync(join(tmpdir(), "comfyume-verify-"))
+})
+afterEach(() => rmSync(directory, { recursive: true }))
+
+const options = { level: "structure", buffer: Buffer.alloc(0) } as const
+
+async function judgeCounting(file: string): Promise<{ status: string; readBytes: number }> {
+	const located = await locate(file)
+	if (located.state !== "file") throw new Error(located.because)
+	await using model = await openModel(file)
+	let readBytes = 0
+	const read = (offset: number, length: number) => {
+		readBytes += length
+		return model.read(offset, length)
+	}
+	const readInto = () => Promise.reject(new Error("nothing is hashed at this level"))
+	const { sizeBytes, allocatedBytes } = located
+	const { status } = await judge(file, { sizeBytes, allocatedBytes, read, readInto }, undefined, options)
+	return { status, readBytes }
+}
+
+test("28 models of 200 GB pass by their structure with less than 4 MiB read", async () => {
+	let total = 0
+	for (let index = 0; index < 28; index++) {
+		const file = join(directory, `${index}.safetensors`)
+		writeSparseModel(file, 7_150_000_000 + index)
+		const { status, readBytes } = await judgeCounting(file)
+		expect(status).toBe("ok")
+		total += readBytes
+	}
+	expect(total).toBeGreaterThan(28 * 4096)
+	expect(total).toBeLessThan(4 * 1024 * 1024)
+})
+
+test("a model that ends in a hole is a zero tail, although its size and its header are right", async () => {
+	const file = join(directory, "a.safetensors")
+	writeSparseModel(file, 7_150_000_000, 0)
+	expect(await judgeCounting(file)).toMatchObject({ status: "zero-tail" })
+})
+
+test("digests are those of the whole and of each 16 MiB, whatever a read gives", async () => {
+	const bytes = Buffer.alloc(blockBytes * 2 + 5, 3)
+	bytes[blockBytes] = 9
+	const sha256 = (part: Buffer) => createHash("sha256").update(part).digest("hex")
+	for (const sizeBytes of [0, 1, blockBytes, blockBytes * 2, bytes.length]) {
+		const content = bytes.subarray(0, sizeBytes)
+		// As a share under load: reads end where they like.
+		const readInto = async (buffer: Buffer, offset: number) =>
+			content.copy(buffer, 0, offset, Math.min(offset + 700_001, offset + buffer.length))
+		const buffer = Buffer.alloc(1024 * 1024)
+		const blocks = []
+		for (let at = 0; at < sizeBytes; at += blockBytes)
+			blocks.push(sha256(content.subarray(at, at + blockBytes)))
+		expect(await digestModel(readInto, { blocks: true, buffer })).toEqual({
+			digest: sha256(content),
+			sizeBytes,
+			blocks,
+		})
+	}
+})
