@@ -40,14 +40,19 @@ function isNewEnough() {
 }
 
 function handOver() {
-	const child = spawn(pinned, [program].concat(process.argv.slice(2)), { stdio: "inherit" })
+	// Before the child is there: it may be up, and somebody may stop us, before we come to the next line.
+	const early = []
+	let send = (name) => early.push(name)
 	for (const name of ["SIGINT", "SIGTERM", "SIGHUP"]) {
 		process.on(name, () => {
 			// A terminal sends these two to both of us, and a second one would end the child before it has cleaned up.
 			if (name !== "SIGTERM" && process.stdin.isTTY) return
-			child.kill(name)
+			send(name)
 		})
 	}
+	const child = spawn(pinned, [program].concat(process.argv.slice(2)), { stdio: "inherit" })
+	send = (name) => child.kill(name)
+	early.forEach(send)
 	child.on("error", (error) => {
 		console.error(`comfyume: ${pinned} can't be started: ${error.message}\n  next: npm ci`)
 		process.exitCode = 2

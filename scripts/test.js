@@ -45,6 +45,9 @@ function main(vitestArguments) {
 		{
 			cwd: repository,
 			stdio: ["ignore", "inherit", "inherit"],
+			// A suite that hangs must fail while somebody still looks. It takes under ten minutes.
+			timeout: 40 * 60 * 1000,
+			killSignal: "SIGKILL",
 			env: { ...environment, COMFYUME_TEST_MISSING: JSON.stringify(missing) },
 		},
 	)
