@@ -1,7 +1,7 @@
 // This machine as a host, or a directory that stands in for a machine. The only place that starts local programs.
 import { randomUUID } from "node:crypto"
 import { createReadStream } from "node:fs"
-import { chmod, link, mkdir, open, readFile, rename, rm, stat } from "node:fs/promises"
+import { chmod, mkdir, open, readFile, rename, rm, stat } from "node:fs/promises"
 import { delimiter, dirname, join } from "node:path"
 import { execa } from "execa"
 import { codeOf, exitCodes, OperatorError, systemError } from "../errors.ts"
@@ -20,12 +20,8 @@ export type LocalFiles = {
 	setMode(path: string, mode: number): Promise<void>
 	/** Atomic; replaces a file or an empty directory. */
 	rename(from: string, to: string): Promise<void>
-	/** A second name for a file; fails with `EEXIST` when the name is taken. Returns false instead across file systems. */
-	link(from: string, to: string): Promise<boolean>
 	/** A file or a whole tree; nothing happens when there is none. */
 	remove(path: string): Promise<void>
-	/** Makes the names in a directory survive a power cut. */
-	syncDirectory(path: string): Promise<void>
 }
 
 /** This machine. Besides what every host can, its disk is at hand. */
@@ -120,16 +116,7 @@ export function localHost({ name, root = "/", signal, environment }: LocalHostOp
 		makeDirectory: (at, mode) => naming(`making directory ${at}`, mkdir(path(at), { recursive: true, mode })),
 		setMode: (at, mode) => naming(`setting the mode of ${at}`, chmod(path(at), mode)),
 		rename: (from, to) => naming(`renaming ${from} to ${to}`, rename(path(from), path(to))),
-		link: (from, to) =>
-			link(path(from), path(to)).then(
-				() => true,
-				(error) => {
-					if (codeOf(error) === "EXDEV") return false
-					throw codeOf(error) === "EEXIST" ? error : systemError(error, `linking ${from} to ${to}`)
-				},
-			),
 		remove: (at) => naming(`removing ${at}`, rm(path(at), { recursive: true, force: true })),
-		syncDirectory: (at) => naming(`syncing ${at}`, syncPath(path(at))),
 	}
 
 	return {
