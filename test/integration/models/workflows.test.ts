@@ -116,9 +116,11 @@ describe("without any models at hand", () => {
 		})
 		write("workflows/cut.json", '{"nodes":[')
 		symlinkSync("nowhere", path("workflows/broken.json"))
+		await run("mkfifo", [path("workflows/pipe.json")])
 		const { exitCode, stdout } = await verify(...workflows)
 		expect(exitCode).toBe(3)
 		expect(stdout).toMatch(/broken +cut\.json: it is not JSON/)
+		expect(stdout).toMatch(/broken +pipe\.json: it is no file/)
 		expect(stdout).toMatch(/broken +broken\.json: it can't be read: it is a link to nowhere/)
 	})
 

@@ -113,6 +113,13 @@ describe("properties.models", () => {
 		])
 	})
 
+	test("that name a subfolder too are the same file", () => {
+		const model = { name: "sub\\a.safetensors", directory: "vae", url: "https://example.test/a" }
+		expect(read(workflow([node("VAELoader", ["sub/a.safetensors"], { models: [model] })]))).toMatchObject([
+			{ name: "sub/a.safetensors", url: "https://example.test/a", optional: false },
+		])
+	})
+
 	test("that name only one of two files leave the other to its widget", () => {
 		const made = node("LTXAVTextEncoderLoader", ["a.st", "b.st"], { models: ["text_encoders/a.st"] })
 		expect(read(workflow([made])).map(({ name, found }) => `${name} ${found}`)).toEqual([
@@ -302,6 +309,16 @@ test("work and answer stay small for what is made to make them large", () => {
 					"g0",
 					Array.from({ length: 49_000 }, (_, index) => ({ type: "Odd", widgets_values: [`${index}.pt`] })),
 				),
+			],
+		),
+		workflow(
+			[],
+			[
+				subgraph(
+					"g0",
+					Array.from({ length: 40_000 }, (_, index) => ({ type: "Odd", widgets_values: [`${index}.pt`] })),
+				),
+				...Array.from({ length: 20_000 }, (_, index) => subgraph(`h${index}`, [{ type: "g0" }])),
 			],
 		),
 	].map((value) => JSON.stringify(parseWorkflow(JSON.stringify(value))))

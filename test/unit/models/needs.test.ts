@@ -39,6 +39,7 @@ describe("a reference is provided", () => {
 		const providers = [
 			{ path: "vae_approx/taesd_encoder.safetensors" },
 			{ path: "vae_approx/taesdxl_decoder.pth" },
+			{ path: "vae_approx/taesd_decoder2.pth" },
 		]
 		expect(compare(loads("VAELoader", "taesd"), providers)?.needs).toMatchObject([
 			{ name: "taesd_encoder.*", providedBy: "vae_approx/taesd_encoder.safetensors" },
