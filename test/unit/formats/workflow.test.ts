@@ -249,6 +249,7 @@ const nested = (depth: number): MadeNode =>
 test.each([
 	["", "broken: it is empty"],
 	["{", "broken: it is not JSON"],
+	[" ".repeat(64 * 1024 * 1024 + 1), "broken: it is larger than 64 MiB"],
 	["<html>", "broken: it is not JSON"],
 	["[]", "none: it is JSON, and no workflow"],
 	["7", "none: it is JSON, and no workflow"],
