@@ -1,5 +1,6 @@
 // `npm run test:nightly`: the readers of foreign files, each property with a million inputs. The tests are those that
-// `npm test` runs with thousands. Takes hours; arguments go to vitest, and COMFYUME_TEST_RUNS=50000 asks for fewer.
+// `npm test` runs with thousands. Takes a quarter of an hour; arguments go to vitest, and COMFYUME_TEST_INPUTS=50000 asks
+// for fewer.
 import { spawnSync } from "node:child_process"
 import { fileURLToPath } from "node:url"
 
@@ -17,6 +18,6 @@ const { status } = spawnSync(
 		...files,
 		...process.argv.slice(2),
 	],
-	{ cwd: repository, stdio: "inherit", env: { COMFYUME_TEST_RUNS: "1000000", ...process.env } },
+	{ cwd: repository, stdio: "inherit", env: { COMFYUME_TEST_INPUTS: "1000000", ...process.env } },
 )
 process.exitCode = status ?? 1

@@ -2,7 +2,7 @@ import fc from "fast-check"
 import { describe, expect, test } from "vitest"
 import { inspectSafetensors } from "../../../src/lib/formats/safetensors.ts"
 import { makeHeader, makeModel, tensorsOf } from "../../support/model-maker.ts"
-import { assertOften } from "../../support/runs.ts"
+import { assertOften } from "../../support/properties.ts"
 
 const readerOf = (bytes: Buffer) => async (offset: number, length: number) =>
 	bytes.subarray(offset, offset + length)

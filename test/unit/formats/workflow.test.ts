@@ -1,7 +1,7 @@
 import fc from "fast-check"
 import { describe, expect, test } from "vitest"
 import { type ModelReference, parseWorkflow } from "../../../src/lib/formats/workflow.ts"
-import { assertOften } from "../../support/runs.ts"
+import { assertOften } from "../../support/properties.ts"
 import { documentedWorkflows, type MadeNode, node, subgraph, workflow } from "../../support/workflow-maker.ts"
 
 function read(value: unknown): ModelReference[] {

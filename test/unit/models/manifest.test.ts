@@ -3,7 +3,7 @@ import fc from "fast-check"
 import { describe, expect, test } from "vitest"
 import { stringify } from "yaml"
 import { parseManifest, renderManifest, unknownsOf } from "../../../src/lib/models/manifest.ts"
-import { assertOften } from "../../support/runs.ts"
+import { assertOften } from "../../support/properties.ts"
 
 const digest = "0123456789abcdef".repeat(4)
 const shipped = readFileSync(new URL("../../../manifests/models.yaml", import.meta.url), "utf8")

@@ -1,7 +1,7 @@
 import fc from "fast-check"
 import { describe, expect, test } from "vitest"
 import { parseModelPaths, unreachable } from "../../../src/lib/models/model-paths.ts"
-import { assertOften } from "../../support/runs.ts"
+import { assertOften } from "../../support/properties.ts"
 
 const said = (text: string) =>
 	parseModelPaths(text).problems.map(({ line, severity, message }) => `${line} ${severity}: ${message}`)
