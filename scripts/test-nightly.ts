@@ -5,9 +5,12 @@ import { spawnSync } from "node:child_process"
 import { fileURLToPath } from "node:url"
 
 const repository = fileURLToPath(new URL("..", import.meta.url))
-const files = ["formats/safetensors", "formats/workflow", "models/manifest", "models/model-paths"].map(
-	(name) => `test/unit/${name}.test.ts`,
-)
+const files = [
+	"formats/safetensors",
+	"formats/hostile-workflow",
+	"models/manifest",
+	"models/model-paths",
+].map((name) => `test/unit/${name}.test.ts`)
 const { status } = spawnSync(
 	process.execPath,
 	[
