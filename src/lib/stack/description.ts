@@ -147,7 +147,7 @@ function describeUser(
 		id,
 		number,
 		container: `comfy-${id}`,
-		network: `user-${id}`,
+		network: id,
 		subnet: subnetOf(network, number),
 		hostPort: ports.firstUser + number - 1,
 		tokenVariable: `FRONTEND_TOKEN_${id.toUpperCase()}`,
@@ -181,7 +181,8 @@ export type UserDirectory = {
 	path: string
 	/** Must be there already: a mount point that is empty because nothing is mounted must not be filled. */
 	base: string
-	user: string
+	/** The user's own: from here on down the user's code may have put anything, links too. */
+	top: string
 }
 
 /** ComfyUI's own user in the containers. */
@@ -190,12 +191,19 @@ export const containerUserId = 1000
 /** Every directory that a user's container needs, parents first. */
 export function directoriesOf({ users, configuration }: Stack): UserDirectory[] {
 	const { directory, paths } = configuration
-	return users.flatMap(({ id: user }) => [
-		{ path: `${directory}/user_data/${user}`, base: directory, user },
-		{ path: `${directory}/user_data/${user}/default/workflows`, base: directory, user },
-		{ path: `${directory}/user_data/${user}/comfyui/custom_nodes`, base: directory, user },
-		{ path: `${paths.outputs}/${user}`, base: paths.outputs, user },
-		{ path: `${paths.inputs}/${user}`, base: paths.inputs, user },
-		{ path: `${paths.models}/users/${user}`, base: paths.models, user },
-	])
+	return users.flatMap(({ id }) => {
+		const own = `${directory}/user_data/${id}`
+		const tops = [
+			{ base: directory, top: own },
+			{ base: paths.outputs, top: `${paths.outputs}/${id}` },
+			{ base: paths.inputs, top: `${paths.inputs}/${id}` },
+			{ base: paths.models, top: `${paths.models}/users/${id}` },
+		].map((place) => ({ ...place, path: place.top }))
+		const inner = ["default/workflows", "comfyui/custom_nodes"].map((name) => ({
+			base: directory,
+			top: own,
+			path: `${own}/${name}`,
+		}))
+		return [...tops, ...inner]
+	})
 }
