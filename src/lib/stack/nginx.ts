@@ -287,9 +287,8 @@ ${passed("admin")}
 
 	# Each user's own results. What lies there was written by users' code: it is shown and never run, and no link in
 	# it leads to another's.
-	location ~ ^/outputs/(user[0-9][0-9][0-9])(/.*)$ {
+	location ~ ^/outputs/(user[0-9][0-9][0-9])(?<comfyume_file>/.*)$ {
 		set $comfyume_door $1;
-		set $comfyume_file $2;
 ${gated(configuration.hstsSeconds)}
 		add_header Content-Security-Policy "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'" always;
 		alias ${places.outputs}/$comfyume_door$comfyume_file;
@@ -347,7 +346,7 @@ function passed(to: "frontend" | "manager" | "admin"): string {
 
 /** The page of `/health`: that nginx answers. Pure. */
 export const renderHealthPage = ({ domain }: Stack): string =>
-	`<!doctype html>\n<meta charset="utf-8">\n<title>${domain}</title>\n<p>nginx answers. Sign in at <a href="/">${domain}</a>.\n`
+	`<!doctype html>\n<meta charset="utf-8">\n<title>${domain}</title>\n<p>nginx answers. Sign in at <a href="/">${domain}</a>.</p>\n`
 
 /** The names of the files that the container's nginx or the host's one reads. */
 export const nginxFiles = { main: files.nginx, site: files.nginxSite, secret: files.proxySecret }
