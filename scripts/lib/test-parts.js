@@ -50,15 +50,15 @@ export function ensureTestParts() {
 	return missing
 }
 
-/** Where the tests find compose v2; Debian 12 has none, and it needs no Docker for `config`. */
-export function composeProgram(environment = process.env) {
-	const cache = environment.COMFYUME_TEST_CACHE ?? join(homedir(), ".cache", "comfyume-test")
-	return join(cache, "compose", "docker-compose")
-}
+// Where the tests look for compose v2 (test/support/parts.ts): Debian 12 has none, and `config` needs no Docker.
+const composeProgram = join(
+	process.env.COMFYUME_TEST_CACHE ?? join(homedir(), ".cache", "comfyume-test"),
+	"compose/docker-compose",
+)
 
 // Debian 13's package, checked by Debian's own key, and unpacked beside the system instead of into it.
 function whyNoCompose() {
-	const program = composeProgram()
+	const program = composeProgram
 	if (existsSync(program)) return undefined
 	if (!isInstalled("apt-get") || !isInstalled("dpkg")) return "this machine has no apt"
 	const root = mkdtempSync(join(tmpdir(), "comfyume-compose-"))
