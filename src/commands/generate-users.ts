@@ -183,7 +183,7 @@ function countOf(text: string): number {
 	return Number(text)
 }
 
-// 18 bytes are 24 letters of base64url.
+// 18 bytes are 24 letters of A-Z a-z 0-9 - _: nothing that any of the files or a link reads otherwise.
 const makePassword = () => randomBytes(18).toString("base64url")
 const makeSecret = () => randomBytes(24).toString("base64url")
 

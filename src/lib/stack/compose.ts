@@ -2,7 +2,7 @@
 // and nowhere else.
 import { dirname } from "node:path"
 import { stringify } from "yaml"
-import { files, type Limits, type Mount, type Stack, type User } from "./description.ts"
+import { files, type Limits, type Mount, type Network, type Stack, type User } from "./description.ts"
 
 /** A variable of the env file. Compose refuses to start without it. */
 type Variable = { variable: string }
@@ -102,7 +102,7 @@ export function renderCompose(stack: Stack): string {
 			gate: { internal: true },
 			control: { internal: hasNginx },
 			data: {},
-		},
+		} satisfies Record<Network, Value>,
 		volumes: { "redis-data": {} },
 	})
 }

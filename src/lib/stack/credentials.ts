@@ -79,9 +79,6 @@ export function renderCredentials(credentials: Credentials, roster: Roster, admi
 	].join("")
 }
 
-/** 24 letters of A-Z a-z 0-9 - _: 144 bits, and nothing that any of the files or a link reads otherwise. */
-export const passwordLength = 24
-
 export type Completed = { credentials: Credentials; made: readonly string[] }
 
 /** Fills up what is missing, and replaces what is rotated. */

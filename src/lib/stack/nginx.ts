@@ -2,7 +2,7 @@
 // - the path goes on as it came in: ComfyUI tells %2F from /, so nothing here may decode it;
 // - every upstream is a variable: a container that is down costs its own answers, not nginx's start;
 // - whoever is not let in by the auth gate sees nothing but the health page and ACME's challenges.
-import { files, type Stack, type User } from "./description.ts"
+import type { Stack, User } from "./description.ts"
 
 const mark = "# Written by comfyume generate-users; changes here are lost."
 
@@ -347,6 +347,3 @@ function passed(to: "frontend" | "manager" | "admin"): string {
 /** The page of `/health`: that nginx answers. Pure. */
 export const renderHealthPage = ({ domain }: Stack): string =>
 	`<!doctype html>\n<meta charset="utf-8">\n<title>${domain}</title>\n<p>nginx answers. Sign in at <a href="/">${domain}</a>.</p>\n`
-
-/** The names of the files that the container's nginx or the host's one reads. */
-export const nginxFiles = { main: files.nginx, site: files.nginxSite, secret: files.proxySecret }

@@ -1,6 +1,5 @@
 // All files of a stack, in the order in which they are written: the passwords first, so that no later file can hold one
 // that nobody has.
-import { dirname } from "node:path"
 import type { Secret } from "../secret.ts"
 import { renderCompose, renderComposeUsers } from "./compose.ts"
 import { directoriesOf, files, type Stack } from "./description.ts"
@@ -91,7 +90,3 @@ const renderDirectories = (stack: Stack) =>
 	directoriesOf(stack)
 		.map(({ path }) => `${path}\n`)
 		.join("")
-
-/** The directories that the files lie in, relative to the stack's, parents first. */
-export const directoriesOfFiles = (rendered: readonly StackFile[]): string[] =>
-	[...new Set(rendered.map(({ path }) => dirname(path)))].sort()
