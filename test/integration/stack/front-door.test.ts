@@ -114,6 +114,9 @@ describeWith("nginx", "the front door", () => {
 		const set = headers["set-cookie"]?.[0] ?? ""
 		for (const attribute of ["Path=/", "HttpOnly", "Secure", "SameSite=Strict", "Max-Age=86400"])
 			expect(set).toContain(attribute)
+		// Not with an answer that went wrong behind the door.
+		const teapot = await workshop.ask("/user005/teapot", { as: workshop.as("user005") })
+		expect({ status: teapot.status, cookie: teapot.headers["set-cookie"] }).toEqual({ status: 418 })
 		const cookie = cookieOf(headers)
 		const second = await workshop.ask("/user005/api/prompt", {
 			headers: { cookie: `theme=dark; ${cookie}; size=2` },
