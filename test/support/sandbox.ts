@@ -89,6 +89,7 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 			host: localHost({ name: "app-1", root: server, environment: process.env }),
 			sources,
 			everySource: sources,
+			openModels: async () => [],
 			place: `stand-in: ${server}`,
 			gitToken: undefined,
 			spoken: `--env ${environmentName}`,

@@ -1,6 +1,7 @@
 // A place that keeps objects under keys: an S3 bucket (R2) or a directory (the share). Nothing here deletes.
 import type { Readable } from "node:stream"
 import { OperatorError } from "../errors.ts"
+import type { ByteRange, ByteSource } from "./byte-source.ts"
 
 export type ObjectHead = {
 	key: string
@@ -12,9 +13,6 @@ export type ObjectHead = {
 	/** The sha256 noted when it was put, in hex. A claim, not a proof: whoever reads it verifies. */
 	claimedDigest?: string
 }
-
-/** First and last byte, both included, as HTTP counts them. */
-type ByteRange = { first: number; last: number }
 
 export type GetOptions = {
 	range?: ByteRange
@@ -75,6 +73,11 @@ export interface ObjectStore {
 	 * asks for. The digest is not verified here.
 	 */
 	get(key: string, options?: GetOptions): Promise<Readable>
+	/**
+	 * The same bytes for the transfer engine (`transfer.ts`), which reads them in ranges and at its own pace.
+	 * @param head as this store's `head` or `list` gave it: its etag is held against every range
+	 */
+	byteSource(head: ObjectHead): ByteSource
 	/**
 	 * Stores a file under a key that holds nothing yet. Of two who put at once exactly one is told `stored`. A failed
 	 * put leaves nothing under the key.

@@ -7,7 +7,7 @@ import { OperatorError, systemError } from "../errors.ts"
 import type { Secret } from "../secret.ts"
 import { checkKey, checkNewKey, checkPrefix, problemOfKey } from "./keys.ts"
 import { type FilePart, measureFile, readStretch } from "./local-file.ts"
-import type { ObjectHead, ObjectStore, PutOptions } from "./object-store.ts"
+import type { GetOptions, ObjectHead, ObjectStore, PutOptions } from "./object-store.ts"
 import { type Connection, connect, sendBytes } from "./s3-connection.ts"
 import { s3Error, s3Problem, statusOf } from "./s3-errors.ts"
 import { uploadInParts } from "./s3-multipart.ts"
@@ -196,6 +196,17 @@ export function s3Store(options: S3StoreOptions): ObjectStore {
 		return "stored" as const
 	}
 
+	const get = async (key: string, getOptions: GetOptions = {}) => {
+		checkKey(key, name)
+		const signal = signalOf(getOptions.signal)
+		return await told(`reading ${key}`, place, signal, async () => {
+			const answer = await requestBytes(await connected(), { bucket, key, ...getOptions }, signal)
+			const { body, sizeBytes } = expectBytes(answer, getOptions)
+			const rename = (error: unknown) => s3Error(error, `reading ${key}`, place, signal)
+			return exactly(body, sizeBytes, rename)
+		})
+	}
+
 	return {
 		name,
 		place: `${endpoint}/${bucket}`,
@@ -226,16 +237,16 @@ export function s3Store(options: S3StoreOptions): ObjectStore {
 				after = page.IsTruncated === true ? page.NextContinuationToken : undefined
 			} while (after !== undefined)
 		},
-		get: async (key, getOptions = {}) => {
-			checkKey(key, name)
-			const signal = signalOf(getOptions.signal)
-			return await told(`reading ${key}`, place, signal, async () => {
-				const answer = await requestBytes(await connected(), { bucket, key, ...getOptions }, signal)
-				const { body, sizeBytes } = expectBytes(answer, getOptions)
-				const rename = (error: unknown) => s3Error(error, `reading ${key}`, place, signal)
-				return exactly(body, sizeBytes, rename)
-			})
-		},
+		get,
+		byteSource: ({ key, sizeBytes, etag }) => ({
+			name,
+			place: `${key} in ${name} (${endpoint}, bucket ${bucket})`,
+			sizeBytes,
+			access: {
+				kind: "stream",
+				open: (range, signal) => get(key, { range, ifMatch: etag, ...(signal && { signal }) }),
+			},
+		}),
 		put: async (key, localFile, putOptions) => {
 			checkNewKey(key, name)
 			const signal = signalOf(putOptions.signal)
