@@ -38,8 +38,12 @@ export const isModelName = (path: string): boolean => modelName.test(path)
 /** Whether a model's structure can be read. */
 export const isSafetensorsName = (path: string): boolean => /\.(safetensors|sft)$/i.test(path)
 
-// What downloaders leave beside models.
-const isSkipped = (name: string) => name.endsWith(".index.json") || name.endsWith(".metadata")
+/** Held while a model is put right, so that two hosts of one share don't do it both. */
+export const lockName = ".comfyume.lock"
+
+// What downloaders leave beside models, and our own lock.
+const isSkipped = (name: string) =>
+	name.endsWith(".index.json") || name.endsWith(".metadata") || name === lockName
 
 /**
  * Every file below a directory, links followed, in byte order. Broken links and what is no file are listed too;

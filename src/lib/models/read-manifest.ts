@@ -32,6 +32,16 @@ export async function readManifest(
 	named: string | undefined,
 ): Promise<Manifest> {
 	const { file, text } = await readManifestText(places, named)
+	return rightManifest(text, file, named)
+}
+
+/**
+ * The manifest from its text.
+ * @param file what it is called
+ * @param named as the operator named it, if so
+ * @throws {OperatorError} (2) when it isn't right
+ */
+export function rightManifest(text: string, file: string, named: string | undefined): Manifest {
 	const parsed = parseManifest(text)
 	if (parsed.problems === undefined) return parsed.manifest
 	const [first] = parsed.problems

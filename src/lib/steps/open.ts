@@ -19,6 +19,7 @@ import { command, quoteForShell } from "../host/command.ts"
 import { readOnlyHost } from "../host/host.ts"
 import { keyringReader } from "../host/keyring.ts"
 import { type LocalHost, localHost } from "../host/local.ts"
+import { readManifest, rightManifest } from "../models/read-manifest.ts"
 import { Secret } from "../secret.ts"
 import { directoryStore } from "../storage/directory.ts"
 import type { ObjectStore } from "../storage/object-store.ts"
@@ -63,6 +64,8 @@ const sentAlongSchema = z.strictObject({
 	place: z.string(),
 	spoken: z.string(),
 	secrets: z.string(),
+	/** The text of the manifest of models, where one was named. */
+	manifest: z.string().optional(),
 	twin: z.strictObject({ state: z.enum(["offline", "online", "unknown"]), because: z.string() }).optional(),
 })
 
@@ -208,6 +211,11 @@ export async function openHere(
 				stores.push(...places)
 				return options.dryRun ? places.map(withoutWriting) : places
 			}),
+			readModels: async (named) =>
+				sent?.manifest === undefined
+					? readManifest(surroundings, named)
+					: rightManifest(sent.manifest, named ?? "the manifest", named),
+			publisher: { origin: huggingFace, token: secrets.find("HF_TOKEN") },
 			gitToken: secrets.find("GH_TOKEN"),
 			spoken,
 			comfyume: version,
@@ -222,6 +230,8 @@ export async function openHere(
 		},
 	}
 }
+
+const huggingFace = "https://huggingface.co"
 
 const withoutWriting = (source: Source): Source =>
 	source.trouble === undefined ? { ...source, store: readOnlyStore(source.store) } : source
@@ -260,7 +270,10 @@ async function openStores(
 	return [...(await probeSources(stores)), ...unusable]
 }
 
-/** The places of models, nearest first: the share's directory of models, and the bucket that is their vault. */
+/**
+ * The places of models, nearest first: the share's directory of models, and the bucket that is their vault. The share
+ * also when `--from` leaves it out: it is where they are put.
+ */
 async function openModelStores(
 	host: LocalHost,
 	{ share, objectStore }: Environment,
@@ -270,8 +283,7 @@ async function openModelStores(
 	const isWanted = (name: SourceName) => from === undefined || from.includes(name)
 	const stores: { name: SourceName; store: ObjectStore }[] = []
 	const unusable: Source[] = []
-	if (isWanted("share") && share !== undefined)
-		stores.push({ name: "share", store: openShare(host, share, share.models) })
+	if (share !== undefined) stores.push({ name: "share", store: openShare(host, share, share.models) })
 	const vault = objectStore?.buckets.models
 	if (isWanted("r2") && vault !== undefined) {
 		try {
@@ -289,8 +301,12 @@ async function openModelStores(
 
 type Share = NonNullable<Environment["share"]>
 
+/** Where the share is seen on this machine. */
+export const shareDirectory = (host: LocalHost, share: Share): string =>
+	share.filesystem === "directory" ? share.directory : host.path(share.mountPoint)
+
 function openShare(host: LocalHost, share: Share, below: string): ObjectStore {
-	const mountPoint = share.filesystem === "directory" ? share.directory : host.path(share.mountPoint)
+	const mountPoint = shareDirectory(host, share)
 	return directoryStore({
 		name: "share",
 		directory: join(mountPoint, below),

@@ -7,6 +7,7 @@ import { type ExitCode, exitCodes, exitMeanings, OperatorError } from "../errors
 import { ensureRelease, type ReleaseArchive } from "../host/release.ts"
 import { runOnHost } from "../host/session.ts"
 import { openSshHost } from "../host/ssh.ts"
+import { readManifestText } from "../models/read-manifest.ts"
 import { eventsVersion, type Reporter } from "../plan/events.ts"
 import type { Twin } from "../tailscale/tailnet.ts"
 import type { Surroundings } from "../ui/surroundings.ts"
@@ -18,11 +19,13 @@ export type RemoteOptions = {
 	/** The key of a machine that is about to get its old identity back; accepted for this run only. */
 	hostFingerprint?: string
 	twin: Twin
+	/** The manifest of models that the operator named, where there is one. */
+	manifest?: string
 	reporter: Reporter
 }
 
 /** What a backup or a restore needs on the host; the others stay here. */
-const sentSecrets = ["R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "GH_TOKEN"] as const
+const sentSecrets = ["R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "GH_TOKEN", "HF_TOKEN"] as const
 
 const connectTimeoutMs = 20_000
 const keepaliveMs = 15_000
@@ -34,7 +37,7 @@ const keepaliveMs = 15_000
 export async function runElsewhere(
 	surroundings: Surroundings,
 	{ configuration, environment, hostConfiguration, secrets, spoken }: Target,
-	{ argv, hostFingerprint, twin, reporter }: RemoteOptions,
+	{ argv, hostFingerprint, twin, manifest, reporter }: RemoteOptions,
 ): Promise<ExitCode> {
 	if (hostConfiguration.connection !== "ssh") throw new Error("a directory is never elsewhere")
 	const { variables, signal, terminal, packageRoot, now } = surroundings
@@ -74,6 +77,7 @@ export async function runElsewhere(
 		spoken,
 		secrets: secrets.toPayload(sentSecrets).reveal(),
 		twin,
+		...(manifest === undefined ? {} : { manifest: (await readManifestText(surroundings, manifest)).text }),
 	}
 	const exitCode = await runOnHost(host, {
 		executable: release.executable,

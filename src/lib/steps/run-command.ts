@@ -39,6 +39,7 @@ export type CommonOptions = {
 	verbose?: boolean
 	from?: NonNullable<OpenOptions["from"]>
 	hostFingerprint?: string
+	manifest?: string
 	yes?: boolean
 }
 
@@ -120,6 +121,7 @@ async function runTarget(
 			argv: [spec.command, ...spec.argv, ...(opening.dryRun ? ["--dry-run"] : [])],
 			twin,
 			reporter,
+			...(spec.options.manifest === undefined ? {} : { manifest: spec.options.manifest }),
 			...(spec.options.hostFingerprint === undefined
 				? {}
 				: { hostFingerprint: spec.options.hostFingerprint }),

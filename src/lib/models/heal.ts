@@ -1,0 +1,249 @@
+// A missing or damaged model comes back: fetched from the best source beside its place, proven there, renamed.
+import { createHash } from "node:crypto"
+import { rm, stat, statfs } from "node:fs/promises"
+import { basename, dirname, join } from "node:path"
+import { codeOf, type ExitCode, exitCodes, messageOf, OperatorError, systemError } from "../errors.ts"
+import type { Report } from "../plan/step.ts"
+import { ObjectChanged } from "../storage/object-store.ts"
+import { type TransferProgress, transfer } from "../storage/transfer.ts"
+import { formatBytes } from "../ui/format.ts"
+import { locate } from "./kind.ts"
+import type { ModelEntry } from "./manifest.ts"
+import {
+	type Expectation,
+	expectationOf,
+	type ModelSource,
+	type Offer,
+	unverifiedDifference,
+} from "./offer.ts"
+import { openModel } from "./open.ts"
+import { findTarget, makeModelDirectory, putInPlace } from "./put-in-place.ts"
+import { judge } from "./verify.ts"
+
+export type HealOptions = {
+	/** The directory of models, on this machine. */
+	directory: string
+	entry: ModelEntry
+	/** Best first. The first whose bytes prove right is taken. */
+	sources: readonly ModelSource[]
+	/** Where to fetch to, when that isn't the directory of models itself; must exist. */
+	tempDirectory?: string
+	/** Over all connections. */
+	limitBytesPerSecond?: number
+	/** For judging; it is written to. */
+	buffer: Buffer
+	now: () => Date
+	signal: AbortSignal
+	report: Report
+}
+
+export type Healed = {
+	/** The name of the source that it came from. */
+	from: string
+	sizeBytes: number
+	digest: string
+	/** Bytes that came from the source: fewer than the size where blocks were there already. */
+	transferredBytes: number
+	/** What it was held against. */
+	proof: string
+}
+
+// A file system that is filled to its last byte is slow, and others write to it too.
+const spaceFactor = 1.2
+
+/**
+ * Brings one model into its place. Until it is proven, what stands there stays; afterwards that is kept beside it.
+ * @throws {OperatorError} when no source has it right: the failure of the one source, or all of them together
+ */
+export async function healModel(options: HealOptions): Promise<Healed> {
+	const { directory, entry, sources, signal, report } = options
+	const target = await findTarget(directory, entry.path)
+	const failures: { name: string; error: OperatorError }[] = []
+	for (const source of sources) {
+		signal.throwIfAborted()
+		try {
+			const healed = await healUnchanged(source, target, options)
+			if (healed !== undefined) return healed
+			failures.push({ name: source.name, error: new OperatorError(`${source.name} doesn't have it`) })
+		} catch (error) {
+			if (signal.aborted) throw error
+			const known = codeOf(error) === undefined ? error : systemError(error, `healing ${entry.path}`)
+			// A full disk is full for every source.
+			if (!(known instanceof OperatorError) || known.exitCode === exitCodes.noSpace) throw known
+			failures.push({ name: source.name, error: known })
+			report.warn(`${source.name} is passed over: ${known.message}`)
+		}
+	}
+	throw allFailed(entry, failures)
+}
+
+type Target = Awaited<ReturnType<typeof findTarget>>
+
+/** An object that is replaced while it is read is asked for anew, once. */
+async function healUnchanged(
+	source: ModelSource,
+	target: Target,
+	options: HealOptions,
+): Promise<Healed | undefined> {
+	const heal = async () => {
+		const offer = await source.find(options.entry)
+		return offer === undefined ? undefined : await healFrom(source, offer, target, options)
+	}
+	try {
+		return await heal()
+	} catch (error) {
+		if (!(error instanceof ObjectChanged)) throw error
+		options.report.note(`${error.message}: it is fetched anew`)
+		return await heal()
+	}
+}
+
+async function healFrom(
+	source: ModelSource,
+	offer: Offer,
+	target: Target,
+	options: HealOptions,
+): Promise<Healed> {
+	const { entry, now, report } = options
+	const weighed = expectationOf(entry, offer)
+	if ("refused" in weighed) throw new OperatorError(`${offer.bytes.place}: ${weighed.refused}`)
+	const { expectation } = weighed
+	await makeModelDirectory(dirname(target.file))
+	const beside = join(dirname(target.file), `.${basename(target.file)}.comfyume.partial`)
+	const came = await (options.tempDirectory === undefined
+		? fetchProven(offer, expectation, beside, target, options)
+		: fetchByWayOf(options.tempDirectory, offer, expectation, { beside, target }, options))
+	const { sizeBytes } = offer.bytes
+	const keptAs = await putInPlace(beside, target.file, now())
+	if (keptAs !== undefined) {
+		const kept = await stat(keptAs).catch(() => undefined)
+		report.note(
+			`what stood there is kept as ${keptAs} (${formatBytes(kept?.size ?? 0)}); when nobody needs it: rm '${keptAs}'`,
+		)
+	}
+	const difference = unverifiedDifference(entry, { sizeBytes, digest: came.digest })
+	if (difference !== undefined)
+		report.warn(`the manifest's figure was never verified, and is not this file's: ${difference}`)
+	if (expectation.digest === undefined) report.note("not proven: no digest is known; its structure is whole")
+	return { from: source.name, sizeBytes, proof: expectation.proof, ...came }
+}
+
+/** The disk that it is needed on may be slow or almost full: fetched and proven elsewhere, then copied. */
+async function fetchByWayOf(
+	tempDirectory: string,
+	offer: Offer,
+	expectation: Expectation,
+	{ beside, target }: { beside: string; target: Target },
+	options: HealOptions,
+): Promise<{ digest: string; transferredBytes: number }> {
+	const { sizeBytes } = offer.bytes
+	await requireSpace(dirname(beside), sizeBytes, beside)
+	const id = createHash("sha256").update(target.file).digest("hex").slice(0, 12)
+	const temporary = join(tempDirectory, `.${id}-${basename(target.file)}.comfyume.partial`)
+	const came = await fetchProven(offer, expectation, temporary, target, options)
+	const bytes = {
+		name: "temp-dir",
+		place: temporary,
+		sizeBytes,
+		access: { kind: "file", path: temporary },
+	} as const
+	await fetchProven({ bytes }, { ...expectation, digest: came.digest }, beside, target, options)
+	await rm(temporary, { force: true })
+	return came
+}
+
+/** Fills a partial file and proves it. A partial that is only not complete stays, for the next run to go on with. */
+async function fetchProven(
+	offer: Offer,
+	expectation: Expectation,
+	partialFile: string,
+	target: Target,
+	options: HealOptions,
+): Promise<{ digest: string; transferredBytes: number }> {
+	const { bytes } = offer
+	const { digest, blocks } = expectation
+	const { entry, buffer, limitBytesPerSecond, signal, report } = options
+	await requireSpace(dirname(partialFile), bytes.sizeBytes, partialFile)
+	// Without a digest nobody could tell that its halves come from two files.
+	if (digest === undefined) await rm(partialFile, { force: true })
+	const isResumed = await stat(partialFile).then(Boolean, () => false)
+	try {
+		const transferred = await transfer(bytes, {
+			partialFile,
+			expected: {
+				...(digest === undefined ? {} : { digest }),
+				...(blocks === undefined ? {} : { blocks }),
+			},
+			...(blocks !== undefined && target.isThere ? { seedFile: target.file } : {}),
+			...(limitBytesPerSecond === undefined ? {} : { limitBytesPerSecond }),
+			signal,
+			onProgress: ({ doneBytes }: TransferProgress) =>
+				report.progress({ doneBytes, totalBytes: bytes.sizeBytes, from: bytes.name }),
+		})
+		await requireWhole(partialFile, entry, { ...bytes, digest: transferred.digest }, buffer, signal)
+		return transferred
+	} catch (error) {
+		if (canGoOn(error, signal)) throw error
+		await rm(partialFile, { force: true })
+		// What an older run left may be the beginning of another file.
+		if (isResumed && error instanceof OperatorError && error.exitCode === exitCodes.incomplete)
+			return await fetchProven(offer, expectation, partialFile, target, options)
+		throw codeOf(error) === undefined ? error : systemError(error, `writing ${partialFile}`)
+	}
+}
+
+async function requireWhole(
+	partialFile: string,
+	{ path, sha256 }: ModelEntry,
+	{ place, sizeBytes, digest }: Offer["bytes"] & { digest: string },
+	buffer: Buffer,
+	signal: AbortSignal,
+): Promise<void> {
+	const located = await locate(partialFile)
+	if (located.state !== "file") throw new OperatorError(`${partialFile} is gone: ${located.because}`)
+	await using file = await openModel(partialFile)
+	const expected: ModelEntry = { path, sizeBytes }
+	const verdict = await judge(path, { ...located, ...file }, expected, { level: "structure", buffer, signal })
+	// The manifest's sha256 acquits a model that ends in zeros.
+	if (verdict.status === "ok" || (verdict.status === "zero-tail" && sha256 === digest)) return
+	throw new OperatorError(`${place}: what came is no whole model: ${verdict.status}: ${verdict.because}`)
+}
+
+/** Where the connection broke, not the content. What was stopped or cut off is gone on with by the next run. */
+function canGoOn(error: unknown, signal: AbortSignal): boolean {
+	if (signal.aborted) return true
+	return (
+		error instanceof OperatorError &&
+		(error.exitCode === exitCodes.unreachable || error.exitCode === exitCodes.refusedCredentials)
+	)
+}
+
+async function requireSpace(directory: string, sizeBytes: number, partialFile: string): Promise<void> {
+	const standing = await stat(partialFile).catch(() => undefined)
+	const { bavail, bsize } = await statfs(directory)
+	const freeBytes = bavail * bsize
+	const needBytes = Math.ceil(sizeBytes * spaceFactor) - (standing?.blocks ?? 0) * 512
+	if (freeBytes >= needBytes) return
+	throw new OperatorError(`${directory} has ${freeBytes} bytes free, ${needBytes} are needed`, {
+		exitCode: exitCodes.noSpace,
+		hint: `df -h ${directory}`,
+	})
+}
+
+function allFailed(
+	entry: ModelEntry,
+	failures: readonly { name: string; error: OperatorError }[],
+): OperatorError {
+	const [only] = failures
+	if (only === undefined) return new OperatorError(`no source is in reach that could hold ${entry.path}`)
+	const codes = new Set<ExitCode>(failures.map(({ error }) => error.exitCode))
+	const hint = failures.map(({ error }) => error.hint).find((one) => one !== undefined)
+	return new OperatorError(
+		`no source has it right: ${failures.map(({ error }) => messageOf(error)).join("; ")}`,
+		{
+			exitCode: codes.size === 1 ? only.error.exitCode : exitCodes.incomplete,
+			cause: only.error,
+			...(hint === undefined ? {} : { hint }),
+		},
+	)
+}

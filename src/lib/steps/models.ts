@@ -1,0 +1,111 @@
+// Where models are put, and where they come from: shared by their restore, their backup and their healing.
+import { stat } from "node:fs/promises"
+import { join } from "node:path"
+import type { Source } from "../artifacts/source.ts"
+import { exitCodes, OperatorError } from "../errors.ts"
+import { type ModelSource, storeSource } from "../models/offer.ts"
+import { originSource } from "../models/origin.ts"
+import type { SummaryRow } from "../plan/step.ts"
+import type { StepContext } from "./context.ts"
+import { shareDirectory } from "./open.ts"
+
+/** A directory of models that is to be put right. */
+export type ModelsTarget = {
+	/** In the operator's words: `share`. */
+	name: string
+	/** On this machine. */
+	directory: string
+	/** Asked before every write. @throws {OperatorError} when it isn't there, as a share that isn't mounted. */
+	ready: () => Promise<void>
+}
+
+/**
+ * The share's directory of models.
+ * @throws {OperatorError} (2) when the environment has no share
+ */
+export function shareTarget({ environment, host, openModels }: StepContext): ModelsTarget {
+	const { share } = environment
+	if (share === undefined)
+		throw new OperatorError(`${environment.name} has no share`, {
+			exitCode: exitCodes.usage,
+			hint: "comfyume config check",
+		})
+	return {
+		name: "share",
+		directory: join(shareDirectory(host, share), share.models),
+		ready: async () => {
+			const places = await openModels()
+			const place = places.find(({ name }) => name === "share")
+			if (place === undefined) throw new Error("an environment with a share opens it")
+			// It may have been mounted, or lost, since it was opened.
+			await place.store.probe()
+		},
+	}
+}
+
+/** Any other directory of this machine. */
+export function directoryTarget(directory: string): ModelsTarget {
+	return {
+		name: directory,
+		directory,
+		ready: async () => {
+			const facts = await stat(directory).catch(() => undefined)
+			if (facts?.isDirectory() !== true)
+				throw new OperatorError(`there is no directory of models at ${directory}`, {
+					exitCode: exitCodes.usage,
+					hint: `ls -ld ${directory}`,
+				})
+		},
+	}
+}
+
+/** Where models can be had, best first; the publisher only by the operator's choice. */
+export async function modelSources(
+	{ openModels, publisher, signal }: StepContext,
+	target: ModelsTarget,
+	{ fromOrigin }: { fromOrigin: boolean },
+): Promise<ModelSource[]> {
+	const places = (await openModels()).filter(({ name }) => name !== target.name)
+	return [
+		...places.map(ofPlace),
+		...(fromOrigin ? [originSource({ tokenOrigin: publisher.origin, token: publisher.token, signal })] : []),
+	]
+}
+
+function ofPlace({ name, store, trouble }: Source): ModelSource {
+	return trouble === undefined ? storeSource(store) : { name, find: () => Promise.reject(trouble) }
+}
+
+export const stepOf = (path: string): string => `models/${path}`
+
+/** The table's rows: what was right all along in one, and each model that there is something to say of. */
+export function modelRows(
+	paths: readonly string[],
+	{
+		right,
+		said,
+		otherwise,
+	}: {
+		/** The models that there is nothing to say of, and in one line what holds of them all. */
+		right: { paths: ReadonlySet<string>; source: string; verified: string }
+		said: ReadonlyMap<string, Omit<SummaryRow, "artifact">>
+		/** What a model's row says when its step has failed. */
+		otherwise: string
+	},
+): SummaryRow[] {
+	const count = right.paths.size
+	const together = {
+		artifact: "models",
+		source: right.source,
+		snapshot: "none",
+		verified: `${count} ${count === 1 ? "model" : "models"} ${right.verified}`,
+		ok: true,
+	}
+	const rows = paths
+		.filter((path) => !right.paths.has(path))
+		.map((path) => ({
+			artifact: stepOf(path),
+			...(said.get(path) ?? { source: "nowhere", snapshot: "none", verified: otherwise, ok: false }),
+		}))
+	return count === 0 ? rows : [together, ...rows]
+}
