@@ -9,6 +9,7 @@ import { backupModels } from "../lib/steps/backup-models.ts"
 import { backupCheckout } from "../lib/steps/checkout.ts"
 import type { StepContext } from "../lib/steps/context.ts"
 import { spokenWords } from "../lib/steps/heal-options.ts"
+import { manifestIn, modelManifest, namedManifest } from "../lib/steps/models.ts"
 import { type CommonOptions, commonOptions, names, runCommand } from "../lib/steps/run-command.ts"
 import { exitStatusHelp } from "../lib/ui/help.ts"
 import type { CommandRun } from "../lib/ui/surroundings.ts"
@@ -17,6 +18,8 @@ type BackupOptions = CommonOptions & {
 	only: readonly string[]
 	skip: readonly string[]
 	manifest?: string
+	/** The text of the manifest that was named. */
+	manifestText?: string
 	deep?: boolean
 }
 
@@ -42,7 +45,9 @@ export function create(run: CommandRun): Command {
 				command: "backup",
 				options,
 				argv: argvOf(options),
-				plan: (context) => planBackup(context, run.surroundings.packageRoot, options),
+				files: () => namedManifest(run.surroundings, options.manifest),
+				plan: (context, { files }) =>
+					planBackup(context, run.surroundings.packageRoot, { ...options, ...manifestIn(files) }),
 			}),
 		)
 }
@@ -61,14 +66,14 @@ const argvOf = ({ only, skip, manifest, deep }: Omit<BackupOptions, keyof Common
 export async function planBackup(
 	context: StepContext,
 	packageRoot: string,
-	options: Pick<BackupOptions, "only" | "skip" | "manifest" | "deep">,
+	options: Pick<BackupOptions, "only" | "skip" | "manifest" | "manifestText" | "deep">,
 ): Promise<Plan> {
 	const { environment, hostConfiguration, place, sources, summary } = context
 	const { selected: artifacts } = await artifactsOf(context, packageRoot, options)
 	const destinations = sources.filter(({ name }) => name !== "local")
 	const again = ["comfyume backup", context.spoken, spokenWords(argvOf(options))].join(" ").trimEnd()
 	const models = artifacts.some(({ kind }) => kind === "models")
-		? await backupModels(context, await context.readModels(options.manifest), { deep: options.deep === true })
+		? await backupModels(context, await modelManifest(packageRoot, options), { deep: options.deep === true })
 		: undefined
 	const stepsOf = (artifact: Artifact): readonly Step[] => {
 		if (artifact.kind === "models") return models?.steps ?? []

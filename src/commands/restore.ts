@@ -17,7 +17,7 @@ import {
 	tailscaleIsFree,
 	tailscaleIsUp,
 } from "../lib/steps/identity.ts"
-import { shareTarget } from "../lib/steps/models.ts"
+import { manifestIn, modelManifest, namedManifest, shareTarget } from "../lib/steps/models.ts"
 import { restoreArchive } from "../lib/steps/restore-archive.ts"
 import { restoreModels } from "../lib/steps/restore-models.ts"
 import { type CommonOptions, commonOptions, names, runCommand } from "../lib/steps/run-command.ts"
@@ -35,6 +35,8 @@ export type RestoreOptions = {
 	identityIsFree?: boolean
 	hostFingerprint?: string
 	manifest?: string
+	/** The text of the manifest that was named. */
+	manifestText?: string
 	deep?: boolean
 } & HealOptions
 
@@ -78,7 +80,9 @@ export function create(run: CommandRun): Command {
 				argv: argvOf(options),
 				needsTwin: true,
 				confirms: "production",
-				plan: (context, { twin }) => planRestore(context, run.surroundings.packageRoot, options, twin),
+				files: () => namedManifest(run.surroundings, options.manifest),
+				plan: (context, { twin, files }) =>
+					planRestore(context, run.surroundings.packageRoot, { ...options, ...manifestIn(files) }, twin),
 			}),
 		)
 	for (const [flags, description, parse] of healOptions) {
@@ -147,7 +151,7 @@ export async function planRestore(
 	const again = ["comfyume restore", context.spoken, spokenWords(argvOf(options))].join(" ").trimEnd()
 	const snapshots = all.filter(isSnapshot)
 	const models = artifacts.some(({ kind }) => kind === "models")
-		? restoreModels(context, shareTarget(context), await context.readModels(options.manifest), {
+		? restoreModels(context, shareTarget(context), await modelManifest(packageRoot, options), {
 				level: options.deep === true ? "digest" : "structure",
 				fromOrigin: options.fromOrigin === true,
 				again,

@@ -11,7 +11,6 @@ import { planRestore, type RestoreOptions } from "../../src/commands/restore.ts"
 import { probeSources, type SourceName } from "../../src/lib/artifacts/source.ts"
 import type { Environment } from "../../src/lib/config/environment.ts"
 import { localHost } from "../../src/lib/host/local.ts"
-import { readManifest } from "../../src/lib/models/read-manifest.ts"
 import type { Event } from "../../src/lib/plan/events.ts"
 import { runPlan } from "../../src/lib/plan/run.ts"
 import type { Plan } from "../../src/lib/plan/step.ts"
@@ -91,7 +90,6 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 			sources,
 			everySource: sources,
 			openModels: async () => [],
-			readModels: (named) => readManifest({ packageRoot, workingDirectory: directory }, named),
 			publisher: { origin: "https://huggingface.example.test", token: undefined },
 			place: `stand-in: ${server}`,
 			gitToken: undefined,

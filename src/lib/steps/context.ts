@@ -5,7 +5,6 @@ import { join } from "node:path"
 import type { Source } from "../artifacts/source.ts"
 import type { Environment, HostConfiguration } from "../config/environment.ts"
 import type { LocalHost } from "../host/local.ts"
-import type { Manifest } from "../models/manifest.ts"
 import type { SummaryRow } from "../plan/step.ts"
 import type { Secret } from "../secret.ts"
 
@@ -25,11 +24,6 @@ export type StepContext = {
 	 * `<directory>/<file>`. Opened when first asked for; those that can't be used say why.
 	 */
 	openModels: () => Promise<readonly Source[]>
-	/**
-	 * The manifest of models: the one that is named, else the one that came with comfyume. For a run that was sent
-	 * here, the one that lies where it was typed.
-	 */
-	readModels: (named: string | undefined) => Promise<Manifest>
 	/** Who models are published by, and the token for those that not everybody may read. */
 	publisher: { origin: string; token: Secret | undefined }
 	/** For git over HTTPS. */

@@ -3,8 +3,10 @@ import { stat } from "node:fs/promises"
 import { join } from "node:path"
 import type { Source } from "../artifacts/source.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
+import type { Manifest } from "../models/manifest.ts"
 import { type ModelSource, storeSource } from "../models/offer.ts"
 import { originSource } from "../models/origin.ts"
+import { manifestOf, readManifest, readManifestText } from "../models/read-manifest.ts"
 import type { SummaryRow } from "../plan/step.ts"
 import type { StepContext } from "./context.ts"
 import { shareDirectory } from "./open.ts"
@@ -41,6 +43,33 @@ export function shareTarget({ environment, host, openModels }: StepContext): Mod
 			await place.store.probe()
 		},
 	}
+}
+
+/**
+ * The manifest that the operator named, for `files` of a command: a host elsewhere doesn't have it.
+ * @throws {OperatorError} (2) when it can't be read or isn't right
+ */
+export async function namedManifest(
+	places: { packageRoot: string; workingDirectory: string },
+	named: string | undefined,
+): Promise<Record<string, string>> {
+	if (named === undefined) return {}
+	const { file, text } = await readManifestText(places, named)
+	manifestOf(text, file, named)
+	return { manifest: text }
+}
+
+export const manifestIn = (files: Readonly<Record<string, string>>): { manifestText?: string } =>
+	files["manifest"] === undefined ? {} : { manifestText: files["manifest"] }
+
+/** The manifest that was named, or the one that comes with comfyume. */
+export async function modelManifest(
+	packageRoot: string,
+	{ manifest, manifestText }: { manifest?: string; manifestText?: string },
+): Promise<Manifest> {
+	if (manifestText === undefined)
+		return readManifest({ packageRoot, workingDirectory: packageRoot }, undefined)
+	return manifestOf(manifestText, manifest ?? "the manifest", manifest)
 }
 
 /** Any other directory of this machine. */

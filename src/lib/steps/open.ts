@@ -19,7 +19,6 @@ import { command, quoteForShell } from "../host/command.ts"
 import { readOnlyHost } from "../host/host.ts"
 import { keyringReader } from "../host/keyring.ts"
 import { type LocalHost, localHost } from "../host/local.ts"
-import { readManifest, rightManifest } from "../models/read-manifest.ts"
 import { Secret } from "../secret.ts"
 import { directoryStore } from "../storage/directory.ts"
 import type { ObjectStore } from "../storage/object-store.ts"
@@ -64,8 +63,8 @@ const sentAlongSchema = z.strictObject({
 	place: z.string(),
 	spoken: z.string(),
 	secrets: z.string(),
-	/** The text of the manifest of models, where one was named. */
-	manifest: z.string().optional(),
+	/** Files that the operator named on his own machine, by what they are: `manifest`. */
+	files: z.record(z.string(), z.string()).optional(),
 	twin: z.strictObject({ state: z.enum(["offline", "online", "unknown"]), because: z.string() }).optional(),
 })
 
@@ -211,10 +210,6 @@ export async function openHere(
 				stores.push(...places)
 				return options.dryRun ? places.map(withoutWriting) : places
 			}),
-			readModels: async (named) =>
-				sent?.manifest === undefined
-					? readManifest(surroundings, named)
-					: rightManifest(sent.manifest, named ?? "the manifest", named),
 			publisher: { origin: huggingFace, token: secrets.find("HF_TOKEN") },
 			gitToken: secrets.find("GH_TOKEN"),
 			spoken,

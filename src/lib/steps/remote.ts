@@ -7,7 +7,6 @@ import { type ExitCode, exitCodes, exitMeanings, OperatorError } from "../errors
 import { ensureRelease, type ReleaseArchive } from "../host/release.ts"
 import { runOnHost } from "../host/session.ts"
 import { openSshHost } from "../host/ssh.ts"
-import { readManifestText } from "../models/read-manifest.ts"
 import { eventsVersion, type Reporter } from "../plan/events.ts"
 import type { Twin } from "../tailscale/tailnet.ts"
 import type { Surroundings } from "../ui/surroundings.ts"
@@ -19,8 +18,7 @@ export type RemoteOptions = {
 	/** The key of a machine that is about to get its old identity back; accepted for this run only. */
 	hostFingerprint?: string
 	twin: Twin
-	/** The manifest of models that the operator named, where there is one. */
-	manifest?: string
+	files: Readonly<Record<string, string>>
 	reporter: Reporter
 }
 
@@ -37,7 +35,7 @@ const keepaliveMs = 15_000
 export async function runElsewhere(
 	surroundings: Surroundings,
 	{ configuration, environment, hostConfiguration, secrets, spoken }: Target,
-	{ argv, hostFingerprint, twin, manifest, reporter }: RemoteOptions,
+	{ argv, hostFingerprint, twin, files, reporter }: RemoteOptions,
 ): Promise<ExitCode> {
 	if (hostConfiguration.connection !== "ssh") throw new Error("a directory is never elsewhere")
 	const { variables, signal, terminal, packageRoot, now } = surroundings
@@ -77,7 +75,7 @@ export async function runElsewhere(
 		spoken,
 		secrets: secrets.toPayload(sentSecrets).reveal(),
 		twin,
-		...(manifest === undefined ? {} : { manifest: (await readManifestText(surroundings, manifest)).text }),
+		files: { ...files },
 	}
 	const exitCode = await runOnHost(host, {
 		executable: release.executable,

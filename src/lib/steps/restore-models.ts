@@ -223,15 +223,15 @@ async function noteUnlisted(
 /**
  * Verify, put right what is not, verify again: `verify-models --heal`.
  * @param options.directory a directory of this machine instead of the environment's share
- * @param options.manifest as the operator named it; the shipped one without it
  */
 export async function planHeal(
 	context: StepContext,
-	options: HealModelsOptions & { manifest?: string; directory?: string },
+	manifest: Manifest,
+	options: HealModelsOptions & { directory?: string },
 ): Promise<Plan> {
 	const { environment, hostConfiguration, place } = context
 	const target = options.directory === undefined ? shareTarget(context) : directoryTarget(options.directory)
-	const { steps, rows } = restoreModels(context, target, await context.readModels(options.manifest), options)
+	const { steps, rows } = restoreModels(context, target, manifest, options)
 	return {
 		command: "verify-models",
 		environment: environment.name,

@@ -39,7 +39,6 @@ export type CommonOptions = {
 	verbose?: boolean
 	from?: NonNullable<OpenOptions["from"]>
 	hostFingerprint?: string
-	manifest?: string
 	yes?: boolean
 }
 
@@ -52,7 +51,13 @@ export type PlanCommand = {
 	needsTwin?: boolean
 	/** The environment that is only changed after its name was typed. */
 	confirms?: string
-	plan: (context: StepContext, facts: { twin: Twin }) => Promise<Plan>
+	/** Files that the operator named on his own machine, for a host elsewhere. At most 4 MiB in all. */
+	files?: () => Promise<Record<string, string>>
+	/** `files` as this run has them: sent by a client, or read here. */
+	plan: (
+		context: StepContext,
+		facts: { twin: Twin; files: Readonly<Record<string, string>> },
+	) => Promise<Plan>
 }
 
 /**
@@ -114,14 +119,15 @@ async function runTarget(
 			word: environment.name,
 			flag: "--yes",
 		})
+	const files = target.sent === undefined ? ((await spec.files?.()) ?? {}) : (target.sent.files ?? {})
 	const twin = spec.needsTwin === true ? await findTwin(surroundings, target) : notAsked
 	if (!target.here) {
 		const { runElsewhere } = await import("./remote.ts")
 		return runElsewhere(surroundings, target, {
 			argv: [spec.command, ...spec.argv, ...(opening.dryRun ? ["--dry-run"] : [])],
 			twin,
+			files,
 			reporter,
-			...(spec.options.manifest === undefined ? {} : { manifest: spec.options.manifest }),
 			...(spec.options.hostFingerprint === undefined
 				? {}
 				: { hostFingerprint: spec.options.hostFingerprint }),
@@ -134,7 +140,7 @@ async function runTarget(
 	if (!opening.dryRun) await clearWork(opened.context.host)
 	for (const { name, trouble } of opened.context.sources)
 		if (trouble !== undefined) note(reporter, surroundings, `${name} can't be used: ${trouble.message}`)
-	const plan = await spec.plan(opened.context, { twin })
+	const plan = await spec.plan(opened.context, { twin, files })
 	const { exitCode } = await runPlan(plan, {
 		dryRun: opening.dryRun,
 		now: surroundings.now,
