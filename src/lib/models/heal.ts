@@ -58,23 +58,24 @@ const spaceFactor = 1.2
 export async function healModel(options: HealOptions): Promise<Healed> {
 	const { directory, entry, sources, signal, report } = options
 	const target = await findTarget(directory, entry.path)
-	const failures: { name: string; error: OperatorError }[] = []
+	const absent: string[] = []
+	const failures: OperatorError[] = []
 	for (const source of sources) {
 		signal.throwIfAborted()
 		try {
 			const healed = await healUnchanged(source, target, options)
 			if (healed !== undefined) return healed
-			failures.push({ name: source.name, error: new OperatorError(`${source.name} doesn't have it`) })
+			absent.push(source.name)
 		} catch (error) {
 			if (signal.aborted) throw error
 			const known = codeOf(error) === undefined ? error : systemError(error, `healing ${entry.path}`)
 			// A full disk is full for every source.
 			if (!(known instanceof OperatorError) || known.exitCode === exitCodes.noSpace) throw known
-			failures.push({ name: source.name, error: known })
+			failures.push(known)
 			report.warn(`${source.name} is passed over: ${known.message}`)
 		}
 	}
-	throw allFailed(entry, failures)
+	throw allFailed(entry, absent, failures)
 }
 
 type Target = Awaited<ReturnType<typeof findTarget>>
@@ -231,19 +232,18 @@ async function requireSpace(directory: string, sizeBytes: number, partialFile: s
 }
 
 function allFailed(
-	entry: ModelEntry,
-	failures: readonly { name: string; error: OperatorError }[],
+	{ path }: ModelEntry,
+	absent: readonly string[],
+	failures: readonly OperatorError[],
 ): OperatorError {
-	const [only] = failures
-	if (only === undefined) return new OperatorError(`no source is in reach that could hold ${entry.path}`)
-	const codes = new Set<ExitCode>(failures.map(({ error }) => error.exitCode))
-	const hint = failures.map(({ error }) => error.hint).find((one) => one !== undefined)
-	return new OperatorError(
-		`no source has it right: ${failures.map(({ error }) => messageOf(error)).join("; ")}`,
-		{
-			exitCode: codes.size === 1 ? only.error.exitCode : exitCodes.incomplete,
-			cause: only.error,
-			...(hint === undefined ? {} : { hint }),
-		},
-	)
+	const reasons = [...failures.map(messageOf), ...absent.map((name) => `${name} doesn't have it`)]
+	if (reasons.length === 0) return new OperatorError(`no source is in reach that could hold ${path}`)
+	const codes = new Set<ExitCode>(failures.map(({ exitCode }) => exitCode))
+	const [code = exitCodes.incomplete] = codes
+	const hint = failures.map((failure) => failure.hint).find((one) => one !== undefined)
+	return new OperatorError(`no source has it right: ${reasons.join("; ")}`, {
+		exitCode: codes.size > 1 ? exitCodes.incomplete : code,
+		...(failures.length === 0 ? {} : { cause: failures[0] }),
+		...(hint === undefined ? {} : { hint }),
+	})
 }
