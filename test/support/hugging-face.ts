@@ -29,7 +29,7 @@ export type Trouble =
 	| { on: "storage" | "publisher"; status: number; retryAfterSeconds?: number; html?: boolean }
 	/** The connection is cut after so many bytes of an answer. */
 	| { on: "storage"; cutAfterBytes: number }
-	| { on: "storage"; ignoresRanges: true }
+	| { on: "storage"; ignores: "ranges" | "conditions" }
 	| { on: "publisher"; redirect: string }
 
 export type HuggingFace = {
@@ -106,9 +106,9 @@ export async function startHuggingFace(tokens: Readonly<Record<string, boolean>>
 		const headers = { "content-type": "application/octet-stream", "accept-ranges": "bytes", etag }
 		const [, from, to] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? "") ?? []
 		const condition = request.headers["if-range"]
-		const ranged = from !== undefined && (condition === undefined || condition === etag)
-		if (!ranged || (trouble !== undefined && "ignoresRanges" in trouble))
-			return answer(response, 200, headers, content)
+		const ignored = trouble !== undefined && "ignores" in trouble ? trouble.ignores : undefined
+		const holds = condition === undefined || condition === etag || ignored === "conditions"
+		if (from === undefined || !holds || ignored === "ranges") return answer(response, 200, headers, content)
 		const [first, last] = [Number(from), Math.min(Number(to), content.length - 1)]
 		if (first >= content.length)
 			return answer(response, 416, { "content-range": `bytes */${content.length}` })

@@ -144,7 +144,7 @@ describe("what is no model is named before a byte of it is kept", () => {
 
 	test("a storage that knows no ranges", async () => {
 		const { url } = publish()
-		hub.trouble({ on: "storage", ignoresRanges: true })
+		hub.trouble({ on: "storage", ignores: "ranges" })
 		expect((await failureOf(open(url))).message).toContain("gives no ranges")
 	})
 
@@ -187,7 +187,8 @@ describe("a transfer", () => {
 		expect(hub.publisherLog.length).toBeGreaterThan(1)
 	})
 
-	test("of a file that was replaced in between is no mixture", async () => {
+	test.each([false, true])("of a file that was replaced in between is no mixture", async (ignored) => {
+		if (ignored) hub.trouble({ on: "storage", ignores: "conditions" })
 		const offer = await open(publish().url)
 		publish({ content: makeModel(300_000, 2) })
 		hub.expireLinks()
