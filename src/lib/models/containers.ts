@@ -45,28 +45,44 @@ export async function listInContainer(
 	return new Map(inside.map(([path, size]) => [path.slice(prefix.length), size]))
 }
 
-export type Unseen = { path: string; status: "missing" | "differs" | "extra"; because: string }
+export type Unseen = {
+	path: string
+	status: "missing" | "differs" | "extra"
+	containers: readonly string[]
+	because: string
+}
 
-/** How a container's view differs from what the share has. Extra are files that the share doesn't have any more. */
-export function compareView(
-	container: string,
-	seen: ReadonlyMap<string, number>,
+/**
+ * How the containers' views differ from what the share has. Extra are files that the share doesn't have any more.
+ * @param views container -> what it sees, path -> size
+ */
+export function compareViews(
+	views: ReadonlyMap<string, ReadonlyMap<string, number>>,
 	share: ReadonlyMap<string, number | undefined>,
 ): Unseen[] {
-	const unseen = [...share].flatMap(([path, sizeBytes]): Unseen[] => {
-		const there = seen.get(path)
-		if (sizeBytes === undefined || there === sizeBytes) return []
-		const because =
-			there === undefined
-				? `the share has it, and ${container} doesn't see it`
-				: `the share has ${sizeBytes} bytes of it, and ${container} sees ${there}`
-		return [{ path, status: there === undefined ? "missing" : "differs", because: `${because}: stale listing` }]
+	const paths = new Set([...share.keys(), ...[...views.values()].flatMap((seen) => [...seen.keys()])])
+	const among = (test: (seen: number | undefined) => boolean, path: string) =>
+		[...views].flatMap(([container, seen]) => (test(seen.get(path)) ? [container] : []))
+	return [...paths].flatMap((path): Unseen[] => {
+		const has = share.get(path)
+		if (!share.has(path)) {
+			const containers = among((seen) => seen !== undefined, path)
+			const because = `the share doesn't have it, and it is still seen by ${containers.join(", ")}: stale listing`
+			return [{ path, status: "extra", containers, because }]
+		}
+		// A broken link on the share is the share's own trouble.
+		if (has === undefined) return []
+		const blind = among((seen) => seen === undefined, path)
+		const differing = among((seen) => seen !== undefined && seen !== has, path)
+		const lines: Unseen[] = []
+		if (blind.length > 0) {
+			const because = `the share has it, and it is not seen by ${blind.join(", ")}: stale listing`
+			lines.push({ path, status: "missing", containers: blind, because })
+		}
+		if (differing.length > 0) {
+			const because = `the share has ${has} bytes of it, and not so many are seen by ${differing.join(", ")}: stale`
+			lines.push({ path, status: "differs", containers: differing, because })
+		}
+		return lines
 	})
-	const gone = [...seen.keys()]
-		.filter((path) => !share.has(path))
-		.map((path): Unseen => {
-			const because = `${container} sees it, and the share doesn't have it: stale listing`
-			return { path, status: "extra", because }
-		})
-	return [...unseen, ...gone]
 }

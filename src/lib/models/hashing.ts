@@ -1,10 +1,11 @@
 // How the digests of files on a disk are had: read now, or remembered from before.
-import { open } from "node:fs/promises"
-import { digestModel } from "./digest.ts"
-import type { DigestCache } from "./digest-cache.ts"
-import { isSame } from "./digest-cache.ts"
+import { join } from "node:path"
+import { openHashPool } from "../storage/hash-pool.ts"
+import { type DigestCache, digestCacheFile, isSame, openDigestCache } from "./digest-cache.ts"
+import { isModelName } from "./directories.ts"
 import { type FileIdentity, locate } from "./kind.ts"
 import type { ModelEntry } from "./manifest.ts"
+import { coverageOf, filesOfPart, type Scrub } from "./scrub.ts"
 
 /** What is to be known of a model's digest. Times in ISO 8601. */
 export type Digested =
@@ -66,21 +67,80 @@ export async function digestOfFile(
 	}
 }
 
-const bufferBytes = 1024 * 1024
+export type HashingOptions = {
+	/** The models' directory on this machine, and what lies there: path -> size, undefined for what is no file. */
+	directory: string
+	files: ReadonlyMap<string, number | undefined>
+	/** Where digests are remembered; nothing is without it. */
+	cacheDirectory?: string
+	models: readonly ModelEntry[] | undefined
+	/** Read every byte, whatever is remembered. */
+	deep: boolean
+	/** Read the files of this part; of the others only what is remembered. */
+	scrub?: Scrub
+	now: () => Date
+	/** Bytes hashed so far, of how many. */
+	onProgress: (progress: { doneBytes: number; totalBytes: number }) => void
+}
 
-/** Hashes one file at a time, on this thread. */
-export function hashHere(onBytes?: (doneBytes: number) => void): Pick<Hashing, "hash" | "together"> {
-	const buffer = Buffer.allocUnsafe(bufferBytes)
+/** Opens threads for hashing and the cache. `close` ends them and gives what the operator should know. */
+export async function openHashing(
+	options: HashingOptions,
+): Promise<Hashing & { close(): Promise<string[]> }> {
+	const { directory, files, cacheDirectory, models, deep, scrub, now, onProgress } = options
+	const sizes = new Map(
+		[...files].flatMap(([path, sizeBytes]): [string, number][] =>
+			sizeBytes !== undefined && isModelName(path) ? [[path, sizeBytes]] : [],
+		),
+	)
+	const cache =
+		cacheDirectory === undefined
+			? undefined
+			: await openDigestCache(digestCacheFile(cacheDirectory, directory), now)
+	const part = scrub === undefined ? undefined : filesOfPart(sizes, scrub)
+	const treat = (path: string) => {
+		if (deep || part?.has(path) === true) return "hash"
+		return part === undefined ? "ask" : "skip"
+	}
+	const withDigest = new Set(
+		models?.flatMap(({ path, sha256 }) => (sha256 === undefined ? [] : [path])) ?? [],
+	)
+	const hashedAt = async (path: string) => {
+		const located = await locate(join(directory, path))
+		return located.state === "file" ? cache?.find(path, located.identity)?.hashedAt : undefined
+	}
+	let totalBytes = 0
+	for (const [path, sizeBytes] of sizes) {
+		const how = treat(path)
+		const asked = how === "ask" && withDigest.has(path) && (await hashedAt(path)) === undefined
+		if (how === "hash" || asked) totalBytes += sizeBytes
+	}
+	const pool = openHashPool()
+	let doneBytes = 0
 	return {
-		together: 1,
+		together: pool.threads,
+		...(cache && { cache }),
+		treat,
+		now,
 		hash: async (diskPath, signal) => {
-			await using file = await open(diskPath, "r")
-			const readInto = async (into: Buffer, offset: number) => {
-				const { bytesRead } = await file.read(into, 0, into.length, offset)
-				onBytes?.(bytesRead)
-				return bytesRead
-			}
-			return (await digestModel(readInto, { blocks: false, buffer, ...(signal && { signal }) })).digest
+			let ofThis = 0
+			const { digest } = await pool.hashFile(diskPath, {
+				...(signal && { signal }),
+				onProgress: (bytes) => {
+					doneBytes += bytes - ofThis
+					ofThis = bytes
+					onProgress({ doneBytes, totalBytes: Math.max(totalBytes, doneBytes) })
+				},
+			})
+			return digest
+		},
+		close: async () => {
+			await pool[Symbol.asyncDispose]()
+			await cache?.save(new Set(files.keys()))
+			const trouble = cache?.trouble()
+			const coverage =
+				scrub === undefined ? [] : [coverageOf(await Promise.all([...sizes.keys()].map(hashedAt)))]
+			return [...(trouble === undefined ? [] : [trouble]), ...coverage]
 		},
 	}
 }

@@ -4,11 +4,10 @@ import { createHash } from "node:crypto"
 import { exitCodes, OperatorError } from "../errors.ts"
 import type { ReadRange } from "../formats/safetensors.ts"
 import { ObjectChanged, type ObjectHead, type ObjectStore } from "../storage/object-store.ts"
-import { isModelName } from "./directories.ts"
 import type { Digested } from "./hashing.ts"
 import { inOrder } from "./in-order.ts"
 import type { ModelEntry } from "./manifest.ts"
-import { asExtra, type Judged, judge, type Level, otherFile, type Verdict, verdictOf } from "./verify.ts"
+import { asExtra, type Judged, judge, type Level, type Verdict, verdictOf } from "./verify.ts"
 
 export type RemoteOptions = {
 	level: Level
@@ -51,10 +50,10 @@ export async function* verifyObjects(
 			if (head !== undefined) return verifyObject(store, head, entry, options)
 			return verdictOf(entry.path, { status: "missing", tier: "exists", because: "it is not there" }, entry)
 		}),
-		...extra.map((head) => async () => {
-			if (!isModelName(head.key)) return otherFile(head.key, head.sizeBytes)
-			return asExtra(await verifyObject(store, head, undefined, { ...options, level: "exists" }))
-		}),
+		...extra.map(
+			(head) => async () =>
+				asExtra(await verifyObject(store, head, undefined, { ...options, level: "exists" })),
+		),
 	]
 	const streams = options.level === "digest" && options.deep
 	for await (const verdict of inOrder(works, streams ? streamsAtOnce : objectsAtOnce)) {
@@ -146,7 +145,7 @@ function objectReader(
 	return async (offset, length) => {
 		const end = Math.min(offset + length, sizeBytes)
 		const rearBegins = () => sizeBytes - rear.length
-		if (end > front.length && offset >= front.length && offset >= sizeBytes - rearBytes) {
+		if (front.length > 0 && offset >= front.length && offset >= sizeBytes - rearBytes) {
 			// The second look at the end is for all that a look at it can want.
 			const first = rear.length === 0 ? offset : Math.max(front.length, sizeBytes - rearBytes)
 			if (offset < rearBegins()) rear = Buffer.concat([await fetch(first, rearBegins()), rear])

@@ -5,9 +5,14 @@ const namedAtMost = 5
 
 /**
  * @returns `none` where there is no model at all, which is what a share that isn't mounted looks like; `text` as in
- * `28 ok, 1 missing; 1 not right: vae/a.safetensors (missing)`
+ * `28 ok, 1 missing; 1 not right`; `named`, what is not right, as in `vae/a.safetensors (missing)`
  */
-export function tally(verdicts: readonly Verdict[]): { none: boolean; wrong: boolean; text: string } {
+export function tally(verdicts: readonly Verdict[]): {
+	none: boolean
+	wrong: boolean
+	text: string
+	named: string
+} {
 	const wrong = verdicts.filter(({ right }) => !right)
 	const counts = [...Map.groupBy(verdicts, ({ status }) => status)]
 		.map(([status, all]) => `${all.length} ${status}`)
@@ -15,11 +20,11 @@ export function tally(verdicts: readonly Verdict[]): { none: boolean; wrong: boo
 	const named = wrong.slice(0, namedAtMost).map(({ path, status }) => `${path} (${status})`)
 	const more = wrong.length > named.length ? ` and ${wrong.length - named.length} more` : ""
 	return {
-		none: verdicts.every(({ right, status }) => right && (status === "unknown" || status === "extra")),
+		none:
+			verdicts.every(({ right, status }) => right && (status === "unknown" || status === "extra")) ||
+			(wrong.length > 0 && verdicts.every(({ status }) => status === "missing")),
 		wrong: wrong.length > 0,
-		text:
-			wrong.length === 0
-				? `${counts}; nothing needed is wrong`
-				: `${counts}; ${wrong.length} not right: ${named.join(", ")}${more}`,
+		text: `${counts}; ${wrong.length === 0 ? "nothing needed is wrong" : `${wrong.length} not right`}`,
+		named: `${named.join(", ")}${more}`,
 	}
 }

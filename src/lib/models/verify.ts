@@ -6,7 +6,15 @@ import { inspectSafetensors } from "../formats/safetensors.ts"
 import { isModelName, isSafetensorsName, listModels } from "./directories.ts"
 import { type Digested, digestOfFile, type Hashing } from "./hashing.ts"
 import { inOrder } from "./in-order.ts"
-import { findZeroTail, headBytes, type Kind, kindOfHead, type Located, locate, type ModelFile } from "./kind.ts"
+import {
+	findZeroTail,
+	headBytes,
+	type Kind,
+	kindOfHead,
+	type Located,
+	locate,
+	type ModelFile,
+} from "./kind.ts"
 import type { ModelEntry } from "./manifest.ts"
 import { openModel } from "./open.ts"
 
@@ -127,14 +135,13 @@ export function asExtra(verdict: Verdict): Verdict {
 }
 
 /** A file beside models that is none by its name. */
-export const otherFile = (path: string, sizeBytes?: number): Verdict => ({
+const otherFile = (path: string): Verdict => ({
 	path,
 	status: "unknown",
 	tier: "exists",
 	because: "it is no model by its name: not judged",
 	needed: false,
 	right: true,
-	...(sizeBytes !== undefined && { sizeBytes }),
 })
 
 function judgeAbsent({ state, because }: Exclude<Located, { state: "file" }>): Judged {
@@ -237,11 +244,7 @@ function judgeDigest(digested: Digested, structure: Judged, entry: ModelEntry | 
 	return { status: "digest-mismatch", tier: "digest", because, ...found }
 }
 
-async function judgeStructure(
-	path: string,
-	file: ModelFile,
-	entry: ModelEntry | undefined,
-): Promise<Judged> {
+async function judgeStructure(path: string, file: ModelFile, entry: ModelEntry | undefined): Promise<Judged> {
 	if (!isSafetensorsName(path)) {
 		const tier = entry?.sizeBytes === undefined ? "exists" : "size"
 		return { status: "ok", tier, because: "its structure can't be judged: it is no safetensors file" }

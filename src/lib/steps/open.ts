@@ -37,6 +37,8 @@ export type OpenOptions = {
 	dryRun: boolean
 	/** Restrict the sources to these. */
 	from?: readonly (SourceName | "git")[]
+	/** Don't open the places of snapshots: the work is about models alone. */
+	modelsOnly?: boolean
 }
 
 /** What is known before any connection is made. */
@@ -63,6 +65,8 @@ const sentAlongSchema = z.strictObject({
 	place: z.string(),
 	spoken: z.string(),
 	secrets: z.string(),
+	/** Files that the operator named on his own machine, by what they are: `manifest`. */
+	files: z.record(z.string(), z.string()).optional(),
 	twin: z.strictObject({ state: z.enum(["offline", "online", "unknown"]), because: z.string() }).optional(),
 })
 
@@ -193,7 +197,10 @@ export async function openHere(
 		...(hostConfiguration.connection === "directory" ? { root: hostConfiguration.directory } : {}),
 	})
 	const host = options.dryRun ? readOnlyHost(opened) : opened
-	const stores = await openStores(host, environment, secrets, { signal, from: options.from })
+	const stores =
+		options.modelsOnly === true
+			? []
+			: await openStores(host, environment, secrets, { signal, from: options.from })
 	const everySource = options.dryRun ? stores.map(withoutWriting) : stores
 	return {
 		context: {
@@ -289,8 +296,13 @@ async function openModelStores(
 
 type Share = NonNullable<Environment["share"]>
 
+/** Where the share's files are seen on this machine, and its directory of models below. */
+export function shareDirectory(host: LocalHost, share: Share): [mountPoint: string, models: string] {
+	return [share.filesystem === "directory" ? share.directory : host.path(share.mountPoint), share.models]
+}
+
 function openShare(host: LocalHost, share: Share, below: string): ObjectStore {
-	const mountPoint = share.filesystem === "directory" ? share.directory : host.path(share.mountPoint)
+	const [mountPoint] = shareDirectory(host, share)
 	return directoryStore({
 		name: "share",
 		directory: join(mountPoint, below),

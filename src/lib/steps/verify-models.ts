@@ -5,11 +5,9 @@ import { basename, join } from "node:path"
 import type { Source } from "../artifacts/source.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
 import { type Comparison, comparePlaces, type Listing } from "../models/compare.ts"
-import { compareView, findFrontends, listInContainer } from "../models/containers.ts"
-import { listModels } from "../models/directories.ts"
+import { compareViews, findFrontends, listInContainer } from "../models/containers.ts"
 import { openHashing } from "../models/hashing.ts"
-import { inOrder } from "../models/in-order.ts"
-import { locate } from "../models/kind.ts"
+import { listSizes } from "../models/list-sizes.ts"
 import type { Manifest } from "../models/manifest.ts"
 import { listObjects, verifyObjects } from "../models/remote.ts"
 import type { Scrub } from "../models/scrub.ts"
@@ -49,7 +47,7 @@ export async function modelChecks(
 	const absent = wanted.filter((name) => !names.some((known) => known === name))
 	if (absent.length > 0 || sources.length === 0)
 		throw new OperatorError(
-			`${context.environment.name} has no models ${sources.length === 0 ? "anywhere" : `in ${absent.join(", ")}`}`,
+			`${context.environment.name} has no models ${absent.length > 0 ? `in ${absent.join(", ")}` : "anywhere"}`,
 			{ exitCode: exitCodes.usage, hint: "give it a share, or objectStore.buckets.models, in comfyume.yaml" },
 		)
 	const world = openWorld(context, sources, manifest)
@@ -107,7 +105,10 @@ function openWorld(context: StepContext, sources: readonly Source[], manifest: M
 				if (trouble !== undefined) return []
 				try {
 					if (name === "share") return [{ place: name, files: await share() }]
-					const heads = [...(await objects())].map(([key, { sizeBytes }]): [string, number] => [key, sizeBytes])
+					const heads = [...(await objects())].map(([key, { sizeBytes }]): [string, number] => [
+						key,
+						sizeBytes,
+					])
 					return [{ place: name, files: new Map(heads) }]
 				} catch {
 					return []
@@ -120,21 +121,14 @@ function openWorld(context: StepContext, sources: readonly Source[], manifest: M
 }
 
 /** Path -> size; undefined for a link that leads nowhere and for what is no file. */
-async function listShare(directory: string, signal: AbortSignal): Promise<Map<string, number | undefined>> {
-	const paths = await listModels(directory, signal).catch((error: unknown) => {
+function listShare(directory: string, signal: AbortSignal): Promise<Map<string, number | undefined>> {
+	return listSizes(directory, signal).catch((error: unknown) => {
 		if (!(error instanceof OperatorError) || error.exitCode !== exitCodes.usage) throw error
 		// Here it is not a word on the command line that is wrong, but the share.
 		throw new OperatorError(error.message, {
 			hint: `findmnt --target ${directory}; compare share.models in comfyume.yaml`,
 		})
 	})
-	const sizes = paths.map((path) => async (): Promise<[string, number | undefined]> => {
-		const located = await locate(join(directory, path))
-		return [path, located.state === "file" ? located.sizeBytes : undefined]
-	})
-	const listed = new Map<string, number | undefined>()
-	for await (const [path, sizeBytes] of inOrder(sizes, 8)) listed.set(path, sizeBytes)
-	return listed
 }
 
 type PlaceOptions = {
@@ -221,10 +215,10 @@ function placeStep(
 				found.push(verdict)
 				report.model({ place: name, ...verdict })
 			}
-			const { none, wrong, text } = tally(found)
+			const { none, wrong, text, named } = tally(found)
 			if (none) return needed(`there is no model in ${store.place}`, `findmnt --target ${store.place}`)
 			if (!wrong) return satisfied(text)
-			return needed(text, `comfyume verify-models ${context.spoken} --json`)
+			return needed(`${text}: ${named}`, `comfyume verify-models ${context.spoken} --json`)
 		},
 		apply: () => Promise.reject(new Error("looking changes nothing")),
 	}
@@ -253,24 +247,22 @@ async function viewStep(
 		title: `models as ${containers.length === 1 ? containers[0] : `${containers.length} frontends`} see them`,
 		async check(report) {
 			const listed = await world.share()
-			const stale = new Set<string>()
-			const blind = new Set<string>()
+			const views = new Map<string, ReadonlyMap<string, number>>()
 			for (const container of containers) {
 				signal.throwIfAborted()
-				const seen = await listInContainer(host, container, below)
-				if (seen.size === 0 && listed.size > 0) blind.add(container)
-				for (const { path, status, because } of compareView(container, seen, listed)) {
-					stale.add(container)
-					report.model({
-						...{ place: container, path, status, tier: "exists", because },
-						...{ needed: false, right: false },
-					})
-				}
+				views.set(container, await listInContainer(host, container, below))
 			}
+			const stale = new Set<string>()
+			for (const { path, status, because, containers: which } of compareViews(views, listed)) {
+				for (const container of which) stale.add(container)
+				const found = { path, status, tier: "exists", because, needed: false, right: false }
+				report.model({ place: "frontends", ...found })
+			}
+			const blind = [...stale].filter((container) => views.get(container)?.size === 0)
 			if (stale.size === 0) return satisfied(`${containers.join(", ")}: all that the share has`)
 			const because =
-				blind.size > 0
-					? `${[...blind].join(", ")} sees no model at all: started before the share was mounted`
+				blind.length > 0
+					? `no model at all is seen by ${blind.join(", ")}: started before the share was mounted`
 					: `${[...stale].join(", ")}: a stale listing of the share`
 			return needed(because, `docker restart ${[...stale].join(" ")}`)
 		},
