@@ -4,7 +4,7 @@ import { chmodSync, mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } 
 import { join } from "node:path"
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest"
 import type { Event } from "../../../src/lib/plan/events.ts"
-import { createWorld, type Ended, secrets, type World } from "../../support/cli.ts"
+import { createWorld, type Ended, inventory, secrets, type World } from "../../support/cli.ts"
 import { makeModel } from "../../support/model-maker.ts"
 import { type ModelPlaces, modelsBucket, openModelPlaces } from "../../support/model-places.ts"
 
@@ -124,6 +124,17 @@ describe("models that are right in both places", () => {
 		expect(because("r2", "loras/whole.safetensors")).toContain("a claim, its bytes were not read")
 		expect(modelEvents(ended).map(({ place, tier }) => `${place} ${tier}`)).toContain("r2 structure")
 		expect(ended.stdout).toContain("only reading proves them")
+	})
+
+	test("are looked at without a change: only digests are remembered, and no lock is taken", async () => {
+		const seen = () => [inventory(world.server, ["digests"]), inventory(world.share)]
+		mkdirSync(world.path("server/var/lib/comfyume"), { recursive: true })
+		const before = seen()
+		const from = places.s3.log.length
+		expect((await verify("--deep", "--from", "both")).exitCode).toBe(0)
+		expect(seen()).toEqual(before)
+		const asked = new Set(places.s3.log.slice(from).map(({ method }) => method))
+		expect([...asked].sort()).toEqual(["GET", "HEAD"])
 	})
 
 	test("--quiet is silent", async () => {
