@@ -13,7 +13,11 @@ export async function buildCli(outdir: string): Promise<void> {
 	const { metafile } = await build({
 		metafile: true,
 		absWorkingDir: root,
-		entryPoints: ["src/cli.ts"],
+		// Threads are started from files of their own, beside the chunks that start them.
+		entryPoints: [
+			{ in: "src/cli.ts", out: "cli" },
+			{ in: "src/lib/storage/transfer-worker.ts", out: "transfer-worker" },
+		],
 		outdir,
 		bundle: true,
 		splitting: true,

@@ -152,6 +152,7 @@ export async function planRestore(
 	const snapshots = all.filter(isSnapshot)
 	const models = artifacts.some(({ kind }) => kind === "models")
 		? restoreModels(context, shareTarget(context), await modelManifest(packageRoot, options), {
+				deep: options.deep === true,
 				level: options.deep === true ? "digest" : "structure",
 				fromOrigin: options.fromOrigin === true,
 				again,

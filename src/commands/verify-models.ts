@@ -1,92 +1,120 @@
 // comfyume verify-models: which models are there, whole, and what they should be. It only reads.
-import { resolve } from "node:path"
 import { Command, Option } from "commander"
-import { exitCodes } from "../lib/errors.ts"
-import { readManifest } from "../lib/models/read-manifest.ts"
-import { type Level, levels, type Verdict, verifyModels } from "../lib/models/verify.ts"
-import { formatTable, printable } from "../lib/ui/format.ts"
+import { exitCodes, OperatorError } from "../lib/errors.ts"
+import { manifestOf, readManifestText } from "../lib/models/read-manifest.ts"
+import { parseScrub, type Scrub } from "../lib/models/scrub.ts"
+import { type Level, levels } from "../lib/models/verify.ts"
+import { type CommonOptions, commonOptions, names, runCommand } from "../lib/steps/run-command.ts"
+import { verifyDirectory } from "../lib/steps/verify-directory.ts"
+import { type ModelsRequest, verifyModelsPlan } from "../lib/steps/verify-models.ts"
 import { exitStatusHelp } from "../lib/ui/help.ts"
 import type { CommandRun } from "../lib/ui/surroundings.ts"
 
-type VerifyModelsOptions = { models: string; manifest?: string; level: Level; json?: boolean }
+type VerifyModelsOptions = Omit<CommonOptions, "from"> & {
+	models?: string
+	manifest?: string
+	level?: Level
+	deep?: boolean
+	scrub?: Scrub
+	from?: "share" | "r2" | "both"
+	container: readonly string[]
+}
 
-/** Raised when a line of `--json` changes in a way that a reader of the older ones can't take. */
-const lineVersion = 1
+const moreHelp = `
+Without --models it looks where the environment has its models: on the share and in R2, held
+against each other, and inside of the frontends that run (docker).
 
-const hashBufferBytes = 1024 * 1024
-
-const levelsHelp = `
 Levels, each with all before it:
   exists     it is there and not empty; nothing is read
   size       it has the manifest's size
   structure  it is a model and no pointer, page or unfinished file; a safetensors file's
              tensors fill it to its last byte. A few kilobytes are read of each
-  digest     it has the manifest's sha256. Every byte is read
+  digest     it has the manifest's sha256. What has not changed since it was read is not
+             read again. Of R2 only what was noted with the objects; --deep --from r2
+             streams every byte through the host
 
-Not yet: --env, --from (R2), --workflows, --deep, --scrub, --heal.`
+With --json one event per line; "event": "model" is one model in one place: path, status,
+tier, because.`
 
 export function create(run: CommandRun): Command {
-	return new Command("verify-models")
+	return commonOptions
+		.filter(([flags]) => flags !== "--dry-run")
+		.reduce(
+			(command, [flags, description]) => command.option(flags, description),
+			new Command("verify-models"),
+		)
 		.summary("say which models are there, whole, and what they should be")
 		.description(
-			"Judges the models below a directory against a manifest; without one by their structure alone. " +
-				"It changes nothing.",
+			"Judges an environment's models, or those below a directory, against a manifest. It changes nothing.",
 		)
-		.requiredOption("--models <directory>", "the directory that holds checkpoints, loras, vae, …")
-		.option("--manifest <file>", "what must be there; other files are listed as extra")
-		.addOption(new Option("--level <level>", "how deep to look").choices(levels).default("structure"))
-		.option("--json", "one line of JSON for each file")
-		.addHelpText("after", levelsHelp)
-		.addHelpText("after", exitStatusHelp([0, 2, 3, 129, 130, 143]))
+		.option("--models <directory>", "look below this directory instead: it holds checkpoints, loras, vae, …")
+		.option(
+			"--manifest <file>",
+			"what must be there; other files are listed as extra (else the one that comes with comfyume; " +
+				"with --models, none: structure alone)",
+		)
+		.addOption(new Option("--level <level>", "how deep to look (default: structure)").choices(levels))
+		.addOption(new Option("--from <place>", "where to look").choices(["share", "r2", "both"]))
+		.option("--deep", "read every byte, whatever is remembered; the level is digest")
+		.addOption(
+			new Option("--scrub <n/t>", "read the n-th of t parts; from cron: $(date +%u)/7").argParser(parseScrub),
+		)
+		.addOption(
+			new Option("--container <names>", "frontends to look into")
+				.argParser(names)
+				.default([], "all that run"),
+		)
+		.addHelpText("after", moreHelp)
+		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 6, 8, 129, 130, 143]))
 		.action((options: VerifyModelsOptions) => verify(run, options))
 }
 
-async function verify({ surroundings, finish }: CommandRun, options: VerifyModelsOptions): Promise<void> {
-	const { terminal, signal, workingDirectory } = surroundings
-	const manifest =
-		options.manifest === undefined ? undefined : await readManifest(surroundings, options.manifest)
-	const directory = resolve(workingDirectory, options.models)
-	const verdicts: Verdict[] = []
-	const buffer = Buffer.allocUnsafe(options.level === "digest" ? hashBufferBytes : 0)
-	for await (const verdict of verifyModels(directory, manifest?.models, {
-		level: options.level,
-		buffer,
-		signal,
-	})) {
-		verdicts.push(verdict)
-		if (options.json === true) terminal.out(`${JSON.stringify({ version: lineVersion, ...verdict })}\n`)
-		// Hashing 200 GB takes minutes; the table comes at its end.
-		else if (options.level === "digest" && terminal.interactive)
-			terminal.talk(`${verdict.status}: ${printable(verdict.path)}\n`)
+async function verify(run: CommandRun, options: VerifyModelsOptions): Promise<void> {
+	const { deep = false, scrub, from, container: containers, models } = options
+	const everyByte = deep || scrub !== undefined
+	if (everyByte && options.level !== undefined && options.level !== "digest")
+		throw misuse(`--level ${options.level} reads no digests`, "leave out --level, or --deep and --scrub")
+	if (deep && scrub !== undefined) throw misuse("--deep reads all, --scrub a part", "leave one of them out")
+	const level = options.level ?? (everyByte ? "digest" : "structure")
+	const request: ModelsRequest = {
+		...{ level, deep, containers },
+		...(scrub && { scrub }),
+		...(from && { from }),
 	}
-	if (options.json !== true && verdicts.length > 0)
-		for (const line of table(verdicts, terminal.columns)) terminal.out(`${line}\n`)
-
-	const wrong = verdicts.filter(({ right }) => !right).length
-	const counts = Map.groupBy(verdicts, ({ status }) => status)
-	const said = [...counts].map(([status, all]) => `${all.length} ${status}`).join(", ")
-	// An empty directory is what a share that isn't mounted looks like.
-	const none = verdicts.every(({ status, right }) => right && (status === "unknown" || status === "extra"))
-	if (none) terminal.talk(`there is no model below ${directory}\n  next: findmnt --target ${directory}\n`)
-	else terminal.talk(`${said}; ${wrong === 0 ? "nothing needed is wrong" : `${wrong} not right`}\n`)
-	if (none || wrong > 0) finish(exitCodes.incomplete)
+	const { surroundings } = run
+	if (models !== undefined) {
+		if (options.env !== undefined || from !== undefined || containers.length > 0)
+			throw misuse(
+				"--models looks at one directory of this machine",
+				"leave out --models, or --env, --from and --container",
+			)
+		return verifyDirectory(run, { ...options, models, request })
+	}
+	const { from: _, ...common } = options
+	return runCommand(run, {
+		command: "verify-models",
+		options: { ...common, ...(from !== undefined && from !== "both" && { from: [from] }) },
+		argv: argvOf(request),
+		checksOnly: true,
+		modelsOnly: true,
+		// A host elsewhere doesn't have the operator's file.
+		files: async () => {
+			const { file, text } = await readManifestText(surroundings, options.manifest)
+			manifestOf(text, file, options.manifest)
+			return { manifest: text }
+		},
+		plan: (context, { files }) =>
+			verifyModelsPlan(context, manifestOf(files["manifest"] ?? "", "the manifest"), request),
+	})
 }
 
-const columns = [
-	{ key: "path", heading: "model" },
-	{ key: "status", heading: "status" },
-	{ key: "tier", heading: "tier" },
-	{ key: "because", heading: "because" },
-] as const
+const misuse = (message: string, hint: string) =>
+	new OperatorError(message, { exitCode: exitCodes.usage, hint })
 
-const table = (verdicts: readonly Verdict[], width: number) =>
-	formatTable(
-		columns,
-		verdicts.map(({ path, status, tier, because }) => ({
-			path: printable(path),
-			status,
-			tier,
-			because: printable(because),
-		})),
-		width,
-	)
+const argvOf = ({ level, deep, scrub, from, containers }: ModelsRequest): string[] => [
+	...["--level", level],
+	...(deep ? ["--deep"] : []),
+	...(scrub === undefined ? [] : ["--scrub", `${scrub.part}/${scrub.parts}`]),
+	...(from === undefined ? [] : ["--from", from]),
+	...(containers.length === 0 ? [] : ["--container", containers.join(",")]),
+]

@@ -202,6 +202,7 @@ export async function createModelWorld({ large = false } = {}) {
 				async (context) =>
 					planHeal(context, parsed(manifestText()), {
 						level: "structure",
+						deep: false,
 						fromOrigin: false,
 						again: "comfyume verify-models --heal",
 						...options,

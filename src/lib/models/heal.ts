@@ -30,8 +30,6 @@ export type HealOptions = {
 	tempDirectory?: string
 	/** Over all connections. */
 	limitBytesPerSecond?: number
-	/** For judging; it is written to. */
-	buffer: Buffer
 	now: () => Date
 	signal: AbortSignal
 	report: Report
@@ -163,7 +161,7 @@ async function fetchProven(
 ): Promise<{ digest: string; transferredBytes: number }> {
 	const { bytes } = offer
 	const { digest, blocks } = expectation
-	const { entry, buffer, limitBytesPerSecond, signal, report } = options
+	const { entry, limitBytesPerSecond, signal, report } = options
 	await requireSpace(dirname(partialFile), bytes.sizeBytes, partialFile)
 	// Without a digest nobody could tell that its halves come from two files.
 	if (digest === undefined) await rm(partialFile, { force: true })
@@ -181,8 +179,11 @@ async function fetchProven(
 			onProgress: ({ doneBytes }: TransferProgress) =>
 				report.progress({ doneBytes, totalBytes: bytes.sizeBytes, from: bytes.name }),
 		})
-		await requireWhole(partialFile, entry, { ...bytes, digest: transferred.digest }, buffer, signal)
-		return transferred
+		// Where every block is proven, the whole is: nobody hashes it once more.
+		const came = transferred.digest ?? digest
+		if (came === undefined) throw new Error("a transfer without digests must say what came")
+		await requireWhole(partialFile, entry, { ...bytes, digest: came })
+		return { digest: came, transferredBytes: transferred.transferredBytes }
 	} catch (error) {
 		if (canGoOn(error, signal)) throw error
 		await rm(partialFile, { force: true })
@@ -197,14 +198,11 @@ async function requireWhole(
 	partialFile: string,
 	{ path, sha256 }: ModelEntry,
 	{ place, sizeBytes, digest }: Offer["bytes"] & { digest: string },
-	buffer: Buffer,
-	signal: AbortSignal,
 ): Promise<void> {
 	const located = await locate(partialFile)
 	if (located.state !== "file") throw new OperatorError(`${partialFile} is gone: ${located.because}`)
 	await using file = await openModel(partialFile)
-	const expected: ModelEntry = { path, sizeBytes }
-	const verdict = await judge(path, { ...located, ...file }, expected, { level: "structure", buffer, signal })
+	const verdict = await judge(path, { ...located, read: file.read }, { path, sizeBytes }, "structure")
 	// The manifest's sha256 acquits a model that ends in zeros.
 	if (verdict.status === "ok" || (verdict.status === "zero-tail" && sha256 === digest)) return
 	throw new OperatorError(`${place}: what came is no whole model: ${verdict.status}: ${verdict.because}`)

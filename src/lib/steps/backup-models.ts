@@ -2,20 +2,18 @@
 import { stat } from "node:fs/promises"
 import { join } from "node:path"
 import { exitCodes, OperatorError, systemError } from "../errors.ts"
-import { digestModel } from "../models/digest.ts"
 import { isModelName, listModels } from "../models/directories.ts"
 import { type Manifest, type ModelEntry, pathProblem } from "../models/manifest.ts"
 import { isTrusted, unverifiedDifference } from "../models/offer.ts"
-import { openModel } from "../models/open.ts"
 import { verifyModel } from "../models/verify.ts"
-import { needed, type Step, type SummaryRow, satisfied } from "../plan/step.ts"
+import { needed, type Report, type Step, type SummaryRow, satisfied } from "../plan/step.ts"
+import { openHashPool } from "../storage/hash-pool.ts"
 import type { ObjectHead, ObjectStore } from "../storage/object-store.ts"
 import { formatBytes } from "../ui/format.ts"
 import type { StepContext } from "./context.ts"
 import { modelRows, shareTarget, stepOf } from "./models.ts"
 import type { ModelSteps } from "./restore-models.ts"
 
-const bufferBytes = 1024 * 1024
 const vaultStep = "models"
 
 export type BackupModelsOptions = {
@@ -116,30 +114,29 @@ function modelStep({ context, directory, options, vault, right, said }: Tools, e
 
 	/** Nothing damaged may stand in the vault under a model's name: it could never be replaced. */
 	const requireWhole = async () => {
-		const buffer = Buffer.alloc(0)
 		const known = isTrusted(entry) ? entry : { path }
 		const { status, because } = await verifyModel(directory, path, known, {
 			level: "structure",
-			buffer,
 			signal,
 		})
 		if (status !== "ok")
 			throw new OperatorError(`${status}: ${because}; nothing damaged is stored`, { hint: heal })
 	}
 
-	const digestOf = async () => {
-		const buffer = Buffer.allocUnsafe(bufferBytes)
-		await using open = await openModel(file).catch((error) => {
+	const digestOf = async (report: Report) => {
+		const { size } = await stat(file)
+		await using pool = openHashPool(1)
+		const onProgress = (doneBytes: number) =>
+			report.progress({ doneBytes, totalBytes: size, from: "hashing the share" })
+		return await pool.hashFile(file, { signal, onProgress }).catch((error) => {
 			throw systemError(error, `reading ${file}`)
 		})
-		const { digest, sizeBytes } = await digestModel(open.readInto, { blocks: false, buffer, signal })
-		return { digest, sizeBytes }
 	}
 
 	/** The vault's object, held against the file; `head` as the store gives it now, with what it claims. */
-	const compareDeep = async (store: ObjectStore) => {
+	const compareDeep = async (store: ObjectStore, report: Report) => {
 		const head = await store.head(path)
-		const { digest, sizeBytes } = await digestOf()
+		const { digest, sizeBytes } = await digestOf(report)
 		if (head?.claimedDigest !== undefined && head.claimedDigest !== digest)
 			throw differing(`sha256 ${digest}`, head.claimedDigest)
 		return satisfied(
@@ -153,7 +150,7 @@ function modelStep({ context, directory, options, vault, right, said }: Tools, e
 		id: stepOf(path),
 		title: stepOf(path),
 		requires: [vaultStep],
-		check: async () => {
+		check: async (report) => {
 			const store = vault.store
 			if (store === undefined) throw new Error("the vault is opened by the step before")
 			const problem = pathProblem(path)
@@ -185,7 +182,7 @@ function modelStep({ context, directory, options, vault, right, said }: Tools, e
 				throw differing(`${facts?.size} bytes`, String(head.sizeBytes))
 			}
 			const finding = options.deep
-				? await compareDeep(store)
+				? await compareDeep(store, report)
 				: satisfied(`r2 has its ${head.sizeBytes} bytes`)
 			right.add(path)
 			return finding
@@ -193,7 +190,7 @@ function modelStep({ context, directory, options, vault, right, said }: Tools, e
 		apply: async (report) => {
 			const store = vault.store
 			if (store === undefined) throw new Error("the vault is opened by the step before")
-			const measured = await digestOf()
+			const measured = await digestOf(report)
 			const { digest, sizeBytes } = measured
 			if (isTrusted(entry) && entry.sha256 !== undefined && entry.sha256 !== digest)
 				throw new OperatorError(`its sha256 is ${digest}, not ${entry.sha256}: nothing damaged is stored`, {

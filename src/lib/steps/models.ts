@@ -9,7 +9,7 @@ import { originSource } from "../models/origin.ts"
 import { manifestOf, readManifest, readManifestText } from "../models/read-manifest.ts"
 import type { SummaryRow } from "../plan/step.ts"
 import type { StepContext } from "./context.ts"
-import { shareDirectory } from "./open.ts"
+import { openShareModels, shareDirectory } from "./open.ts"
 
 /** A directory of models that is to be put right. */
 export type ModelsTarget = {
@@ -25,23 +25,19 @@ export type ModelsTarget = {
  * The share's directory of models.
  * @throws {OperatorError} (2) when the environment has no share
  */
-export function shareTarget({ environment, host, openModels }: StepContext): ModelsTarget {
+export function shareTarget({ environment, host }: StepContext): ModelsTarget {
 	const { share } = environment
 	if (share === undefined)
 		throw new OperatorError(`${environment.name} has no share`, {
 			exitCode: exitCodes.usage,
 			hint: "comfyume config check",
 		})
+	// Not one of the sources: it is where models are put, also when `--from` names others.
+	const store = openShareModels(host, share)
 	return {
 		name: "share",
-		directory: join(shareDirectory(host, share), share.models),
-		ready: async () => {
-			const places = await openModels()
-			const place = places.find(({ name }) => name === "share")
-			if (place === undefined) throw new Error("an environment with a share opens it")
-			// It may have been mounted, or lost, since it was opened.
-			await place.store.probe()
-		},
+		directory: join(...shareDirectory(host, share)),
+		ready: () => store.probe(),
 	}
 }
 

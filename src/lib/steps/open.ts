@@ -37,6 +37,8 @@ export type OpenOptions = {
 	dryRun: boolean
 	/** Restrict the sources to these. */
 	from?: readonly (SourceName | "git")[]
+	/** Don't open the places of snapshots: the work is about models alone. */
+	modelsOnly?: boolean
 }
 
 /** What is known before any connection is made. */
@@ -195,7 +197,10 @@ export async function openHere(
 		...(hostConfiguration.connection === "directory" ? { root: hostConfiguration.directory } : {}),
 	})
 	const host = options.dryRun ? readOnlyHost(opened) : opened
-	const stores = await openStores(host, environment, secrets, { signal, from: options.from })
+	const stores =
+		options.modelsOnly === true
+			? []
+			: await openStores(host, environment, secrets, { signal, from: options.from })
 	const everySource = options.dryRun ? stores.map(withoutWriting) : stores
 	return {
 		context: {
@@ -265,10 +270,7 @@ async function openStores(
 	return [...(await probeSources(stores)), ...unusable]
 }
 
-/**
- * The places of models, nearest first: the share's directory of models, and the bucket that is their vault. The share
- * also when `--from` leaves it out: it is where they are put.
- */
+/** The places of models, nearest first: the share's directory of models, and the bucket that is their vault. */
 async function openModelStores(
 	host: LocalHost,
 	{ share, objectStore }: Environment,
@@ -278,7 +280,8 @@ async function openModelStores(
 	const isWanted = (name: SourceName) => from === undefined || from.includes(name)
 	const stores: { name: SourceName; store: ObjectStore }[] = []
 	const unusable: Source[] = []
-	if (share !== undefined) stores.push({ name: "share", store: openShare(host, share, share.models) })
+	if (isWanted("share") && share !== undefined)
+		stores.push({ name: "share", store: openShareModels(host, share) })
 	const vault = objectStore?.buckets.models
 	if (isWanted("r2") && vault !== undefined) {
 		try {
@@ -296,12 +299,17 @@ async function openModelStores(
 
 type Share = NonNullable<Environment["share"]>
 
-/** Where the share is seen on this machine. */
-export const shareDirectory = (host: LocalHost, share: Share): string =>
-	share.filesystem === "directory" ? share.directory : host.path(share.mountPoint)
+/** Where the share's files are seen on this machine, and its directory of models below. */
+export function shareDirectory(host: LocalHost, share: Share): [mountPoint: string, models: string] {
+	return [share.filesystem === "directory" ? share.directory : host.path(share.mountPoint), share.models]
+}
+
+/** The share's directory of models as a store; holds nothing open. */
+export const openShareModels = (host: LocalHost, share: Share): ObjectStore =>
+	openShare(host, share, share.models)
 
 function openShare(host: LocalHost, share: Share, below: string): ObjectStore {
-	const mountPoint = shareDirectory(host, share)
+	const [mountPoint] = shareDirectory(host, share)
 	return directoryStore({
 		name: "share",
 		directory: join(mountPoint, below),

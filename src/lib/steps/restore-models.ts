@@ -4,7 +4,9 @@ import { join } from "node:path"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { lockFile } from "../host/lock.ts"
 import { conditionOf } from "../models/condition.ts"
+import { digestCacheFile, openDigestCache } from "../models/digest-cache.ts"
 import { lockName } from "../models/directories.ts"
+import { hashingAlone } from "../models/hashing-alone.ts"
 import { type Healed, healModel } from "../models/heal.ts"
 import type { Manifest, ModelEntry } from "../models/manifest.ts"
 import { expectationOf, type ModelSource } from "../models/offer.ts"
@@ -22,10 +24,13 @@ import {
 import { formatBytes } from "../ui/format.ts"
 import type { StepContext } from "./context.ts"
 import { directoryTarget, type ModelsTarget, modelRows, modelSources, shareTarget, stepOf } from "./models.ts"
+import { cacheDirectory } from "./verify-models.ts"
 
 export type HealModelsOptions = {
 	/** How deep to look at what is there. What this run has put there is always read to its last byte. */
 	level: Level
+	/** For the level `digest`: read every byte, whatever is remembered of it. */
+	deep: boolean
 	/** Also from the source URLs of the manifest. */
 	fromOrigin: boolean
 	/** Where to fetch to, as the host sees it, when that isn't the share itself. */
@@ -37,9 +42,6 @@ export type HealModelsOptions = {
 }
 
 export type ModelSteps = { steps: Step[]; rows: () => SummaryRow[] }
-
-/** Large enough for a share, where small reads are slow. */
-const bufferBytes = 1024 * 1024
 
 const placeStep = "models"
 
@@ -55,7 +57,6 @@ export function restoreModels(
 ): ModelSteps {
 	const right = new Set<string>()
 	const said = new Map<string, Omit<SummaryRow, "artifact">>()
-	const buffer = Buffer.allocUnsafe(bufferBytes)
 	const place: Step = {
 		id: placeStep,
 		title: `the models' place is in reach (${target.name})`,
@@ -67,7 +68,7 @@ export function restoreModels(
 		},
 		apply: async () => {},
 	}
-	const tools = { context, target, options, buffer, right, said }
+	const tools = { context, target, options, right, said }
 	return {
 		steps: [place, ...models.map((entry) => modelStep(tools, entry))],
 		rows: () =>
@@ -86,23 +87,35 @@ type Tools = {
 	context: StepContext
 	target: ModelsTarget
 	options: HealModelsOptions
-	buffer: Buffer
 	right: Set<string>
 	said: Map<string, Omit<SummaryRow, "artifact">>
 }
 
-function modelStep({ context, target, options, buffer, right, said }: Tools, entry: ModelEntry): Step {
+function modelStep({ context, target, options, right, said }: Tools, entry: ModelEntry): Step {
 	const { host, now, signal } = context
 	const { directory } = target
 	const { path } = entry
 	let healed: Healed | undefined
-	const judge = (wanted: ModelEntry, level: Level) =>
-		conditionOf(directory, wanted, { level, buffer, signal })
+	/** @param fresh reads every byte, whatever is remembered */
+	const judge = async (wanted: ModelEntry, level: Level, report: Report, fresh = options.deep) => {
+		const cache = fresh
+			? undefined
+			: await openDigestCache(digestCacheFile(host.path(cacheDirectory), directory), now)
+		const hashing = hashingAlone({
+			now,
+			...(cache && { cache }),
+			onProgress: (doneBytes) => report.progress({ doneBytes, from: target.name }),
+		})
+		return conditionOf(directory, wanted, { level, hashing, signal })
+	}
 
 	/** What this run has put there is read back from the disk. */
-	const checkHealed = async ({ from, sizeBytes, digest, proof }: Healed): Promise<Finding> => {
+	const checkHealed = async (
+		{ from, sizeBytes, digest, proof }: Healed,
+		report: Report,
+	): Promise<Finding> => {
 		const figures = { from: "what was fetched", verified: true }
-		const condition = await judge({ path, sizeBytes, sha256: digest, figures }, "digest")
+		const condition = await judge({ path, sizeBytes, sha256: digest, figures }, "digest", report, true)
 		if (condition.state !== "right") {
 			said.delete(path)
 			return needed(`it is not what was just put there: ${condition.because}`)
@@ -122,8 +135,8 @@ function modelStep({ context, target, options, buffer, right, said }: Tools, ent
 		title: stepOf(path),
 		requires: [placeStep],
 		check: async (report) => {
-			if (healed !== undefined) return checkHealed(healed)
-			const condition = await judge(entry, options.level)
+			if (healed !== undefined) return checkHealed(healed, report)
+			const condition = await judge(entry, options.level, report)
 			if (condition.state === "wrong")
 				return searched(entry, condition, await modelSources(context, target, options), options)
 			if (condition.state === "doubtful") {
@@ -139,13 +152,12 @@ function modelStep({ context, target, options, buffer, right, said }: Tools, ent
 				shown: `the lock of the models on ${target.name}`,
 			})
 			// Another host may have been at it.
-			if ((await judge(entry, options.level)).state !== "wrong") return
+			if ((await judge(entry, options.level, report)).state !== "wrong") return
 			const { tempDirectory, limitBytesPerSecond } = options
 			healed = await healModel({
 				directory,
 				entry,
 				sources: await modelSources(context, target, options),
-				buffer,
 				now,
 				signal,
 				report,

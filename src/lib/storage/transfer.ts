@@ -30,7 +30,11 @@ export type TransferProgress = {
 	transferredBytes: number
 }
 
-export type Transferred = { digest: string; transferredBytes: number }
+export type Transferred = {
+	/** sha256 of the whole; absent where the digest of every block was known, and each was proven by it. */
+	digest?: string
+	transferredBytes: number
+}
 
 /**
  * Fills `partialFile` with the source's bytes, fsynced. What an earlier transfer or the seed already holds of it, proven
