@@ -1,10 +1,11 @@
 // A missing or damaged model comes back: fetched from the best source beside its place, proven there, renamed.
 import { createHash } from "node:crypto"
-import { rm, stat, statfs } from "node:fs/promises"
+import { stat, statfs } from "node:fs/promises"
 import { basename, dirname, join } from "node:path"
 import { codeOf, type ExitCode, exitCodes, messageOf, OperatorError, systemError } from "../errors.ts"
 import type { Report } from "../plan/step.ts"
 import { ObjectChanged } from "../storage/object-store.ts"
+import { removePartial } from "../storage/partial-state.ts"
 import { type TransferProgress, transfer } from "../storage/transfer.ts"
 import { formatBytes } from "../ui/format.ts"
 import { locate } from "./kind.ts"
@@ -56,12 +57,13 @@ const spaceFactor = 1.2
 export async function healModel(options: HealOptions): Promise<Healed> {
 	const { directory, entry, sources, signal, report } = options
 	const target = await findTarget(directory, entry.path)
+	const partial = partialsOf(target.file, options.tempDirectory)
 	const absent: string[] = []
 	const failures: OperatorError[] = []
 	for (const source of sources) {
 		signal.throwIfAborted()
 		try {
-			const healed = await healUnchanged(source, target, options)
+			const healed = await healUnchanged(source, { ...target, ...partial }, options)
 			if (healed !== undefined) return healed
 			absent.push(source.name)
 		} catch (error) {
@@ -73,10 +75,20 @@ export async function healModel(options: HealOptions): Promise<Healed> {
 			report.warn(`${source.name} is passed over: ${known.message}`)
 		}
 	}
+	// What could still be gone on with stays only where running again may help.
+	if (!failures.some(mayComeBack)) for (const file of Object.values(partial)) await removePartial(file)
 	throw allFailed(entry, absent, failures)
 }
 
-type Target = Awaited<ReturnType<typeof findTarget>>
+/** Where it is fetched to, and where it stands right before it takes its place. */
+function partialsOf(file: string, tempDirectory: string | undefined): { beside: string; fetched: string } {
+	const beside = join(dirname(file), `.${basename(file)}.comfyume.partial`)
+	if (tempDirectory === undefined) return { beside, fetched: beside }
+	const id = createHash("sha256").update(file).digest("hex").slice(0, 12)
+	return { beside, fetched: join(tempDirectory, `.${id}-${basename(file)}.comfyume.partial`) }
+}
+
+type Target = Awaited<ReturnType<typeof findTarget>> & ReturnType<typeof partialsOf>
 
 /** An object that is replaced while it is read is asked for anew, once. */
 async function healUnchanged(
@@ -108,12 +120,11 @@ async function healFrom(
 	if ("refused" in weighed) throw new OperatorError(`${offer.bytes.place}: ${weighed.refused}`)
 	const { expectation } = weighed
 	await makeModelDirectory(dirname(target.file))
-	const beside = join(dirname(target.file), `.${basename(target.file)}.comfyume.partial`)
-	const came = await (options.tempDirectory === undefined
-		? fetchProven(offer, expectation, beside, target, options)
-		: fetchByWayOf(options.tempDirectory, offer, expectation, { beside, target }, options))
+	const came = await (target.fetched === target.beside
+		? fetchProven(offer, expectation, target.beside, target, options)
+		: fetchByWayOf(offer, expectation, target, options))
 	const { sizeBytes } = offer.bytes
-	const keptAs = await putInPlace(beside, target.file, now())
+	const keptAs = await putInPlace(target.beside, target.file, now())
 	if (keptAs !== undefined) {
 		const kept = await stat(keptAs).catch(() => undefined)
 		report.note(
@@ -129,25 +140,19 @@ async function healFrom(
 
 /** The disk that it is needed on may be slow or almost full: fetched and proven elsewhere, then copied. */
 async function fetchByWayOf(
-	tempDirectory: string,
 	offer: Offer,
 	expectation: Expectation,
-	{ beside, target }: { beside: string; target: Target },
+	target: Target,
 	options: HealOptions,
 ): Promise<{ digest: string; transferredBytes: number }> {
 	const { sizeBytes } = offer.bytes
+	const { beside, fetched } = target
 	await requireSpace(dirname(beside), sizeBytes, beside)
-	const id = createHash("sha256").update(target.file).digest("hex").slice(0, 12)
-	const temporary = join(tempDirectory, `.${id}-${basename(target.file)}.comfyume.partial`)
-	const came = await fetchProven(offer, expectation, temporary, target, options)
-	const bytes = {
-		name: "temp-dir",
-		place: temporary,
-		sizeBytes,
-		access: { kind: "file", path: temporary },
-	} as const
+	const came = await fetchProven(offer, expectation, fetched, target, options)
+	const access = { kind: "file", path: fetched } as const
+	const bytes = { name: "temp-dir", place: fetched, sizeBytes, access }
 	await fetchProven({ bytes }, { ...expectation, digest: came.digest }, beside, target, options)
-	await rm(temporary, { force: true })
+	await removePartial(fetched)
 	return came
 }
 
@@ -164,7 +169,7 @@ async function fetchProven(
 	const { entry, limitBytesPerSecond, signal, report } = options
 	await requireSpace(dirname(partialFile), bytes.sizeBytes, partialFile)
 	// Without a digest nobody could tell that its halves come from two files.
-	if (digest === undefined) await rm(partialFile, { force: true })
+	if (digest === undefined) await removePartial(partialFile)
 	const isResumed = await stat(partialFile).then(Boolean, () => false)
 	try {
 		const transferred = await transfer(bytes, {
@@ -185,8 +190,10 @@ async function fetchProven(
 		await requireWhole(partialFile, entry, { ...bytes, digest: came })
 		return { digest: came, transferredBytes: transferred.transferredBytes }
 	} catch (error) {
-		if (canGoOn(error, signal)) throw error
-		await rm(partialFile, { force: true })
+		// Of blocks that are known each is proven by itself: what came of one source is good for the next.
+		const isProvenInParts = blocks !== undefined && !isNoSpace(error)
+		if (signal.aborted || mayComeBack(error) || isProvenInParts) throw error
+		await removePartial(partialFile)
 		// What an older run left may be the beginning of another file.
 		if (isResumed && error instanceof OperatorError && error.exitCode === exitCodes.incomplete)
 			return await fetchProven(offer, expectation, partialFile, target, options)
@@ -208,14 +215,13 @@ async function requireWhole(
 	throw new OperatorError(`${place}: what came is no whole model: ${verdict.status}: ${verdict.because}`)
 }
 
-/** Where the connection broke, not the content. What was stopped or cut off is gone on with by the next run. */
-function canGoOn(error: unknown, signal: AbortSignal): boolean {
-	if (signal.aborted) return true
-	return (
-		error instanceof OperatorError &&
-		(error.exitCode === exitCodes.unreachable || error.exitCode === exitCodes.refusedCredentials)
-	)
-}
+/** Where the connection broke, or a token was missing, and not the content: the next run can go on with what came. */
+const mayComeBack = (error: unknown): boolean =>
+	error instanceof OperatorError &&
+	(error.exitCode === exitCodes.unreachable || error.exitCode === exitCodes.refusedCredentials)
+
+const isNoSpace = (error: unknown): boolean =>
+	error instanceof OperatorError && error.exitCode === exitCodes.noSpace
 
 async function requireSpace(directory: string, sizeBytes: number, partialFile: string): Promise<void> {
 	const standing = await stat(partialFile).catch(() => undefined)
