@@ -1,9 +1,13 @@
-// comfyume verify-models: which models are there, whole, and what they should be. It only reads.
+// comfyume verify-models: which models are there, whole, and what they should be; with --heal those that are not are put
+// right. Without it, it only reads.
+import { isAbsolute } from "node:path"
 import { Command, Option } from "commander"
 import { exitCodes, OperatorError } from "../lib/errors.ts"
 import { manifestOf, readManifestText } from "../lib/models/read-manifest.ts"
 import { parseScrub, type Scrub } from "../lib/models/scrub.ts"
 import { type Level, levels } from "../lib/models/verify.ts"
+import { type HealOptions, healOptions, spokenWords, wordsOfHeal } from "../lib/steps/heal-options.ts"
+import { planHeal } from "../lib/steps/restore-models.ts"
 import { type CommonOptions, commonOptions, names, runCommand } from "../lib/steps/run-command.ts"
 import { verifyDirectory } from "../lib/steps/verify-directory.ts"
 import { type ModelsRequest, verifyModelsPlan } from "../lib/steps/verify-models.ts"
@@ -18,7 +22,8 @@ type VerifyModelsOptions = Omit<CommonOptions, "from"> & {
 	scrub?: Scrub
 	from?: "share" | "r2" | "both"
 	container: readonly string[]
-}
+	heal?: boolean
+} & HealOptions
 
 const moreHelp = `
 Without --models it looks where the environment has its models: on the share and in R2, held
@@ -33,19 +38,23 @@ Levels, each with all before it:
              read again. Of R2 only what was noted with the objects; --deep --from r2
              streams every byte through the host
 
+With --heal each model on the share that is missing or damaged is fetched from R2, of damaged
+ones the damaged blocks alone where the manifest knows them, and looked at once more. What
+stood there is kept beside it. --dry-run says what would come from where.
+
 With --json one event per line; "event": "model" is one model in one place: path, status,
 tier, because.`
 
 export function create(run: CommandRun): Command {
-	return commonOptions
-		.filter(([flags]) => flags !== "--dry-run")
+	const command = commonOptions
 		.reduce(
 			(command, [flags, description]) => command.option(flags, description),
 			new Command("verify-models"),
 		)
 		.summary("say which models are there, whole, and what they should be")
 		.description(
-			"Judges an environment's models, or those below a directory, against a manifest. It changes nothing.",
+			"Judges an environment's models, or those below a directory, against a manifest. " +
+				"Without --heal it changes nothing.",
 		)
 		.option("--models <directory>", "look below this directory instead: it holds checkpoints, loras, vae, …")
 		.option(
@@ -64,9 +73,16 @@ export function create(run: CommandRun): Command {
 				.argParser(names)
 				.default([], "all that run"),
 		)
+		.option("--heal", "put right what is missing or damaged on the share")
+		.option("--yes", "answer the question before healing production with yes")
 		.addHelpText("after", moreHelp)
-		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 6, 8, 129, 130, 143]))
+		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 5, 6, 7, 8, 129, 130, 143]))
 		.action((options: VerifyModelsOptions) => verify(run, options))
+	for (const [flags, description, parse] of healOptions) {
+		const option = new Option(flags, `with --heal: ${description}`)
+		command.addOption(parse === undefined ? option : option.argParser(parse))
+	}
+	return command
 }
 
 async function verify(run: CommandRun, options: VerifyModelsOptions): Promise<void> {
@@ -81,6 +97,10 @@ async function verify(run: CommandRun, options: VerifyModelsOptions): Promise<vo
 		...(scrub && { scrub }),
 		...(from && { from }),
 	}
+	if (options.heal === true) return heal(run, options, request)
+	const only = ["dryRun", "yes", "fromOrigin", "tempDir", "limit"] as const
+	if (only.some((name) => options[name] !== undefined))
+		throw misuse("--dry-run, --yes, --from-origin, --temp-dir and --limit are for --heal", "add --heal")
 	const { surroundings } = run
 	if (models !== undefined) {
 		if (options.env !== undefined || from !== undefined || containers.length > 0)
@@ -97,14 +117,56 @@ async function verify(run: CommandRun, options: VerifyModelsOptions): Promise<vo
 		argv: argvOf(request),
 		checksOnly: true,
 		modelsOnly: true,
-		// A host elsewhere doesn't have the operator's file.
-		files: async () => {
-			const { file, text } = await readManifestText(surroundings, options.manifest)
-			manifestOf(text, file, options.manifest)
-			return { manifest: text }
-		},
+		files: () => manifestFile(surroundings, options.manifest),
 		plan: (context, { files }) =>
 			verifyModelsPlan(context, manifestOf(files["manifest"] ?? "", "the manifest"), request),
+	})
+}
+
+/** A host elsewhere doesn't have the operator's file. */
+async function manifestFile(
+	surroundings: CommandRun["surroundings"],
+	named: string | undefined,
+): Promise<{ manifest: string }> {
+	const { file, text } = await readManifestText(surroundings, named)
+	manifestOf(text, file, named)
+	return { manifest: text }
+}
+
+/** Verify, put right, verify again. */
+function heal(run: CommandRun, options: VerifyModelsOptions, request: ModelsRequest): Promise<void> {
+	const { models, manifest, tempDir, limit, fromOrigin } = options
+	const { level, deep, scrub, from, containers } = request
+	if (scrub !== undefined || from !== undefined || containers.length > 0)
+		throw misuse("--heal looks at the share alone", "leave out --scrub, --from and --container")
+	if (models !== undefined && !isAbsolute(models))
+		throw misuse(
+			"with --heal, --models is a directory of the environment's host",
+			"write it with a leading /",
+		)
+	const words = [
+		...["--heal", "--level", level],
+		...(deep ? ["--deep"] : []),
+		...(models === undefined ? [] : ["--models", models]),
+		...(manifest === undefined ? [] : ["--manifest", manifest]),
+	]
+	const { from: _, ...common } = options
+	return runCommand(run, {
+		command: "verify-models",
+		options: common,
+		argv: [...words, ...wordsOfHeal(options)],
+		modelsOnly: true,
+		confirms: "production",
+		files: () => manifestFile(run.surroundings, manifest),
+		plan: (context, { files }) =>
+			planHeal(context, manifestOf(files["manifest"] ?? "", "the manifest"), {
+				...{ level, deep },
+				fromOrigin: fromOrigin === true,
+				again: `comfyume verify-models ${context.spoken} ${spokenWords([...words, ...wordsOfHeal(options)])}`,
+				...(models === undefined ? {} : { directory: context.host.path(models) }),
+				...(tempDir === undefined ? {} : { tempDirectory: tempDir }),
+				...(limit === undefined ? {} : { limitBytesPerSecond: limit }),
+			}),
 	})
 }
 
