@@ -5,6 +5,7 @@ import { type FileHandle, open } from "node:fs/promises"
 import type { HeadObjectCommandOutput } from "@aws-sdk/client-s3"
 import { OperatorError, systemError } from "../errors.ts"
 import type { Secret } from "../secret.ts"
+import type { ByteSource } from "./byte-source.ts"
 import { checkKey, checkNewKey, checkPrefix, problemOfKey } from "./keys.ts"
 import { type FilePart, measureFile, readStretch } from "./local-file.ts"
 import type { GetOptions, ObjectHead, ObjectStore, PutOptions } from "./object-store.ts"
@@ -12,6 +13,7 @@ import { type Connection, connect, sendBytes } from "./s3-connection.ts"
 import { s3Error, s3Problem, statusOf } from "./s3-errors.ts"
 import { uploadInParts } from "./s3-multipart.ts"
 import { exactly, expectBytes, requestBytes } from "./s3-read.ts"
+import { emptyDigest, signRequest } from "./s3-sign.ts"
 
 export type S3StoreOptions = {
 	/** What reports call it, as in `r2`. */
@@ -51,6 +53,11 @@ const putField = "comfyume-put"
 export function s3Store(options: S3StoreOptions): ObjectStore {
 	const { name, endpoint, bucket, singlePutBytes = 64 * mebibyte, partBytes = 16 * mebibyte } = options
 	const place = { name, endpoint, bucket }
+	const limits = {
+		connectTimeoutMs: options.connectTimeoutMs ?? 10_000,
+		stallMs: options.stallMs ?? 30_000,
+		leastBytes: options.leastBytes ?? 16 * 1024,
+	}
 	let connection: Promise<Connection> | undefined
 	const connected = () => {
 		connection ??= connect({
@@ -58,9 +65,7 @@ export function s3Store(options: S3StoreOptions): ObjectStore {
 			region: options.region ?? "auto",
 			accessKeyId: options.accessKeyId,
 			secretAccessKey: options.secretAccessKey,
-			connectTimeoutMs: options.connectTimeoutMs ?? 10_000,
-			stallMs: options.stallMs ?? 30_000,
-			leastBytes: options.leastBytes ?? 16 * 1024,
+			...limits,
 			retries: {
 				attempts: options.attempts ?? 4,
 				baseDelayMs: options.retryDelayMs ?? 500,
@@ -207,6 +212,45 @@ export function s3Store(options: S3StoreOptions): ObjectStore {
 		})
 	}
 
+	const signer = {
+		endpoint,
+		region: options.region ?? "auto",
+		accessKeyId: options.accessKeyId,
+		secretAccessKey: options.secretAccessKey,
+	}
+	const bytesOf = ({ key, sizeBytes, etag }: ObjectHead): ByteSource => ({
+		name,
+		place: `${key} in ${name} (${endpoint}, bucket ${bucket})`,
+		sizeBytes,
+		etag,
+		renew: async () => {
+			const head = await told(`looking at ${key}`, place, signalOf(), () => findHead(key, signalOf()))
+			if (head === undefined) throw s3Error(s3Problem("NoSuchKey", "gone"), `reading ${key}`, place)
+			return bytesOf(headOf(key, head))
+		},
+		access: {
+			kind: "http",
+			request: ({ first, last }) => {
+				const headers = { range: `bytes=${first}-${last}`, "if-match": etag }
+				const unsigned = { method: "GET" as const, bucket, key, headers, payloadDigest: emptyDigest }
+				return signRequest(signer, unsigned, new Date())
+			},
+			explain: ({ message, code, status, attempts }) => {
+				const error = Object.assign(s3Problem(code ?? "", message), {
+					...(code !== undefined && { code }),
+					$metadata: { attempts, ...(status !== undefined && { httpStatusCode: status }) },
+				})
+				return s3Error(error, `reading ${key}`, place)
+			},
+			limits: {
+				...limits,
+				attempts: options.attempts ?? 4,
+				baseDelayMs: options.retryDelayMs ?? 500,
+				longestDelayMs: options.longestRetryDelayMs ?? 20_000,
+			},
+		},
+	})
+
 	return {
 		name,
 		place: `${endpoint}/${bucket}`,
@@ -238,15 +282,7 @@ export function s3Store(options: S3StoreOptions): ObjectStore {
 			} while (after !== undefined)
 		},
 		get,
-		byteSource: ({ key, sizeBytes, etag }) => ({
-			name,
-			place: `${key} in ${name} (${endpoint}, bucket ${bucket})`,
-			sizeBytes,
-			access: {
-				kind: "stream",
-				open: (range, signal) => get(key, { range, ifMatch: etag, ...(signal && { signal }) }),
-			},
-		}),
+		byteSource: (head) => bytesOf(head),
 		put: async (key, localFile, putOptions) => {
 			checkNewKey(key, name)
 			const signal = signalOf(putOptions.signal)

@@ -1,10 +1,14 @@
 // The thread that hashes and moves bytes: an entry point of its own, in the bundle, too.
 import { parentPort } from "node:worker_threads"
+import { extendHash, finishHash, moveBlock } from "./block-job.ts"
 import { hashWhole } from "./hash-job.ts"
 import { type Answer, failureOf, type JobName, type Jobs, type Request } from "./worker-pool.ts"
 
 const jobs: { [N in JobName]: (input: Jobs[N]["input"]) => Promise<Jobs[N]["output"]> } = {
 	hash: hashWhole,
+	block: moveBlock,
+	extend: async (input) => void (await extendHash(input)),
+	finish: finishHash,
 }
 
 const answer = (message: Answer) => parentPort?.postMessage(message)
