@@ -153,10 +153,10 @@ describe("the five kinds of damage", () => {
 		for (const [name, bytes] of Object.entries(damaged()))
 			await places.inBucket(`loras/${name}.safetensors`, bytes)
 		// As a sick disk would: the digest that was noted is still the right one.
-		const right = places.s3.objects.find(modelsBucket, "loras/flipped.safetensors")
-		expect(right).toBeDefined()
-		await places.inBucket("loras/flipped.safetensors", bytesOf("flipped"))
-		await places.s3.objects.corrupt(modelsBucket, "loras/flipped.safetensors", () => damaged().flipped)
+		for (const name of ["flipped", "sparse"] as const) {
+			await places.inBucket(`loras/${name}.safetensors`, bytesOf(name))
+			await places.s3.objects.corrupt(modelsBucket, `loras/${name}.safetensors`, () => damaged()[name])
+		}
 		const byStructure = await verdicts("--from", "r2")
 		expect(byStructure.r2).toEqual({ ...named, flipped: "ok" })
 		expect(byStructure.exitCode).toBe(3)

@@ -3,8 +3,8 @@ import { formatBytes, formatTable, printable } from "../../ui/format.ts"
 import type { ModelFacts } from "../events.ts"
 
 /**
- * A table of all models and what each place has of them; what is not right comes first, then what is only worth
- * knowing.
+ * A table of all models and what each place has of them; what is missing comes first, then what else is not right,
+ * then what is only worth knowing.
  * @param width of the terminal, in characters
  */
 export function modelsTable(facts: readonly ModelFacts[], width: number): string[] {
@@ -33,7 +33,10 @@ export function modelsTable(facts: readonly ModelFacts[], width: number): string
 	)
 }
 
-const rankOf = ({ right, status }: ModelFacts) => (right ? (status === "ok" ? 2 : 1) : 0)
+function rankOf({ right, status }: ModelFacts): number {
+	if (!right) return status === "missing" ? 0 : 1
+	return status === "ok" ? 3 : 2
+}
 
 /** `ok (digest)`, `truncated`; `-` where a place says nothing of it. */
 function cellOf(all: readonly ModelFacts[], place: string, places: number): string {
