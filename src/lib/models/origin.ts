@@ -196,12 +196,15 @@ export async function openOrigin(
 			hint: "open the address in a browser",
 		})
 	if (known === undefined) throw new Error("an answer was taken that says no size")
-	const { sizeBytes, linkedDigest } = known as { sizeBytes: number; linkedDigest?: string }
+	const { sizeBytes, etag, linkedDigest } = known as NonNullable<typeof known>
+	const identity = linkedDigest ?? etag
 	return {
 		bytes: {
 			name: start.host,
 			place: address,
 			sizeBytes,
+			// By it a later run goes on with what came in this one.
+			...(identity === undefined ? {} : { etag: identity }),
 			access: {
 				kind: "stream",
 				open: async (range, signal) => {
