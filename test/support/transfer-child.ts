@@ -8,7 +8,7 @@ export type TransferJob = {
 	endpoint: string
 	key: string
 	/** S3 limits, as in `s3Store`. */
-	store?: { singlePutBytes?: number; partBytes?: number; attempts?: number; limitBytesPerSecond?: number }
+	store?: { singlePutBytes?: number; partBytes?: number; attempts?: number }
 } & (
 	| {
 			download: Pick<
@@ -16,7 +16,15 @@ export type TransferJob = {
 				"partialFile" | "expected" | "limitBytesPerSecond" | "blockSizeBytes" | "lanes"
 			>
 	  }
-	| { upload: { file: string; sizeBytes: number; digest: string } }
+	| {
+			upload: {
+				file: string
+				sizeBytes: number
+				digest: string
+				resumeFile?: string
+				limitBytesPerSecond?: number
+			}
+	  }
 )
 
 /** What the server of such a test must know. */

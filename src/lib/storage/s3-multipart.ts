@@ -64,20 +64,12 @@ export async function uploadInParts(
 	onJoin: (mark: UploadMark) => void,
 ): Promise<void> {
 	const { signal, resumeFile } = upload
-	const control = newControl()
-	const halt = new AbortController()
-	const onAbort = () => {
-		stop(control)
-		halt.abort(signal?.reason)
-	}
-	signal?.addEventListener("abort", onAbort, { once: true })
-	await using pool = openWorkerPool(3)
 	let begun = await findBegun(connection, upload)
 	try {
 		for (;;) {
 			begun ??= await begin(connection, upload)
 			try {
-				const sent = await sendParts(pool, upload, begun, { control, halt })
+				const sent = await sendParts(upload, begun)
 				onJoin({ putId: begun.putId, crc64: sent.crc64 })
 				await complete(connection, upload, begun.uploadId, sent, findHead)
 				if (resumeFile !== undefined) await removeUploadState(resumeFile)
@@ -95,10 +87,6 @@ export async function uploadInParts(
 			if (resumeFile !== undefined) await removeUploadState(resumeFile)
 		}
 		throw error
-	} finally {
-		signal?.removeEventListener("abort", onAbort)
-		stop(control)
-		halt.abort()
 	}
 }
 
@@ -189,7 +177,27 @@ async function keptParts(
 
 type Sent = { parts: CompletedPart[]; crc64: string }
 
-async function sendParts(
+async function sendParts(upload: PartedUpload, begun: Begun): Promise<Sent> {
+	const { signal } = upload
+	await using pool = openWorkerPool(3)
+	const control = newControl()
+	const halt = new AbortController()
+	const onAbort = () => {
+		stop(control)
+		halt.abort(signal?.reason)
+	}
+	signal?.addEventListener("abort", onAbort, { once: true })
+	try {
+		signal?.throwIfAborted()
+		return await sendWith(pool, upload, begun, { control, halt })
+	} finally {
+		signal?.removeEventListener("abort", onAbort)
+		stop(control)
+		halt.abort()
+	}
+}
+
+async function sendWith(
 	pool: WorkerPool,
 	upload: PartedUpload,
 	begun: Begun,
