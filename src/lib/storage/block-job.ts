@@ -4,7 +4,13 @@ import { constants, openSync, write } from "node:fs"
 import type { MessagePort } from "node:worker_threads"
 import { bookBytes, type Control, countBytes, isStopped } from "./control.ts"
 import { readAhead, stoppedError } from "./hash-job.ts"
-import { ExchangeFailed, type HttpConnection, type HttpHead, httpConnection } from "./http-client.ts"
+import {
+	type Exchange,
+	ExchangeFailed,
+	type HttpConnection,
+	type HttpHead,
+	httpConnection,
+} from "./http-client.ts"
 import type { Jobs } from "./worker-pool.ts"
 
 type Input = Jobs["block"]["input"]
@@ -12,7 +18,8 @@ type Input = Jobs["block"]["input"]
 // Kept open for the thread's life: closing a file on NFS waits for all that was written. They end with the thread.
 const openFiles = new Map<string, number>()
 
-function fileFor(path: string, flags: number): number {
+/** The file's number, the same for all jobs of this thread. */
+export function fileFor(path: string, flags: number): number {
 	const key = `${flags} ${path}`
 	const fd = openFiles.get(key) ?? openSync(path, flags)
 	openFiles.set(key, fd)
@@ -102,9 +109,14 @@ async function fetchBlock(
 		onHead: (head: HttpHead) => expectRange(head, { first, last, etag }),
 		onChunk: take,
 	}
+	await exchangeOn(lane, () => exchange)
+}
+
+/** An exchange on the lane's connection; once more where the other side had closed it while it idled. */
+export async function exchangeOn(lane: number, exchange: () => Exchange): Promise<HttpHead> {
 	const connection = connectionOf(lane)
-	await connection.exchange(exchange).catch((error: { code?: string }) => {
-		if (error.code === "ERR_IDLE_CLOSED") return connection.exchange(exchange)
+	return await connection.exchange(exchange()).catch((error: { code?: string }) => {
+		if (error.code === "ERR_IDLE_CLOSED") return connection.exchange(exchange())
 		throw error
 	})
 }
@@ -113,6 +125,8 @@ function expectRange(
 	{ status, headers }: HttpHead,
 	{ first, last, etag }: { first: number; last: number; etag: string | undefined },
 ): number {
+	if (status !== 206 && /^text\/html/i.test(headers.get("content-type") ?? ""))
+		throw new ExchangeFailed(`a page with status ${status}`, { code: "HtmlAnswer" })
 	if (status !== 206) throw new ExchangeFailed("asked for a range, it sent the whole", { code: "WrongRange" })
 	const range = headers.get("content-range") ?? "an unnamed range"
 	if (!range.startsWith(`bytes ${first}-${last}/`))

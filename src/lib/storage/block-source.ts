@@ -55,21 +55,23 @@ export async function fetchOnce(lane: Lane, wanted: WantedBlock): Promise<string
 	const { source, budget, signal } = lane
 	const limits = { ...usualLimits, ...(source.access.kind === "http" ? source.access.limits : {}) }
 	for (let attempt = 1, bad = 0; ; attempt++) {
+		let digest: string
 		try {
-			const digest = await attemptOf(lane, wanted, limits)
-			if (wanted.known === undefined || digest === wanted.known) return digest
-			countBytes(lane.control, wanted.first - wanted.last - 1)
-			if (++bad < mostBadBlocks && budget.take()) continue
-			throw new OperatorError(
-				`${source.place}: block ${wanted.block} (bytes ${wanted.first} to ${wanted.last}) has the digest ${digest} instead of ${wanted.known}, ${bad} times`,
-				{ hint: "the copy there is damaged: try another source" },
-			)
+			digest = await attemptOf(lane, wanted, limits)
 		} catch (error) {
 			signal.throwIfAborted()
 			const delayMs = retryDelayMs(error, attempt, limits)
 			if (delayMs === undefined || !budget.take()) throw explained(error, source, attempt)
 			await wait(delayMs, undefined, { signal })
+			continue
 		}
+		if (wanted.known === undefined || digest === wanted.known) return digest
+		countBytes(lane.control, wanted.first - wanted.last - 1)
+		if (++bad < mostBadBlocks && budget.take()) continue
+		throw new OperatorError(
+			`${source.place}: block ${wanted.block} (bytes ${wanted.first} to ${wanted.last}) has the digest ${digest} instead of ${wanted.known}, ${bad} times`,
+			{ hint: "the copy there is damaged: try another source" },
+		)
 	}
 }
 
@@ -162,7 +164,7 @@ async function* megabytes(bytes: AsyncIterable<Buffer>): AsyncGenerator<Buffer> 
 }
 
 /** How long to wait before the next attempt; undefined when there should be none. */
-function retryDelayMs(error: unknown, attempt: number, limits: HttpLimits): number | undefined {
+export function retryDelayMs(error: unknown, attempt: number, limits: HttpLimits): number | undefined {
 	if (attempt >= limits.attempts || error instanceof ObjectChanged) return undefined
 	const { longestDelayMs, baseDelayMs } = limits
 	const jitterMs = Math.random() * Math.min(longestDelayMs, baseDelayMs * 2 ** (attempt - 1))

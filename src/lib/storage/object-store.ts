@@ -35,6 +35,13 @@ export type PutOptions = {
 	digest: string
 	/** Never replace what is there. The only way backups write. */
 	ifAbsent: true
+	/**
+	 * A file of this machine that an upload in parts is noted in: when it is interrupted, a later put of the same bytes
+	 * to the same key with the same file goes on with it. Without it, and for what can't be gone on with, it is aborted.
+	 */
+	resumeFile?: string
+	/** For a store behind a network. */
+	limitBytesPerSecond?: number
 	signal?: AbortSignal
 	/** Called with the number of bytes sent so far. */
 	onProgress?: (doneBytes: number) => void
@@ -84,6 +91,8 @@ export interface ObjectStore {
 	 * @param localFile path of the file to send, on this machine
 	 */
 	put(key: string, localFile: string, options: PutOptions): Promise<PutResult>
+	/** Uploads in parts below the prefix that were begun and neither finished nor aborted, by whomever. */
+	listUnfinished?(prefix: string): AsyncIterable<{ key: string; uploadId: string; startedAt: Date }>
 	[Symbol.asyncDispose](): Promise<void>
 }
 

@@ -2,6 +2,7 @@
 import { parentPort } from "node:worker_threads"
 import { extendHash, finishHash, moveBlock } from "./block-job.ts"
 import { hashWhole } from "./hash-job.ts"
+import { measurePart, sendPart } from "./part-job.ts"
 import { type Answer, failureOf, type JobName, type Jobs, type Request } from "./worker-pool.ts"
 
 const jobs: { [N in JobName]: (input: Jobs[N]["input"]) => Promise<Jobs[N]["output"]> } = {
@@ -9,6 +10,8 @@ const jobs: { [N in JobName]: (input: Jobs[N]["input"]) => Promise<Jobs[N]["outp
 	block: moveBlock,
 	extend: async (input) => void (await extendHash(input)),
 	finish: finishHash,
+	measure: measurePart,
+	send: sendPart,
 }
 
 const answer = (message: Answer) => parentPort?.postMessage(message)

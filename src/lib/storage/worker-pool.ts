@@ -38,6 +38,25 @@ export type Jobs = {
 		output: undefined
 	}
 	finish: { input: { hash: number }; output: string }
+	/** The checksums of a stretch of a file. */
+	measure: {
+		input: { path: string; first: number; last: number; control: Control }
+		output: { digest: string; crc64: string }
+	}
+	/** Sends a stretch of a file as the body of a request. */
+	send: {
+		input: {
+			lane: number
+			path: string
+			first: number
+			last: number
+			request: HttpRequest
+			limits: WireLimits
+			limitBytesPerSecond?: number
+			control: Control
+		}
+		output: { etag?: string }
+	}
 }
 
 export type WireLimits = Pick<HttpLimits, "connectTimeoutMs" | "stallMs" | "leastBytes">
