@@ -12,9 +12,13 @@ const frontendName = /^comfy-user\d+$/
 /** The names of the frontends that run; empty where docker isn't installed or gives no answer. */
 export async function findFrontends(host: Host): Promise<string[]> {
 	const asked = withOptions(command("docker", "ps", "--format", "{{.Names}}"), { timeoutMs: 20_000 })
-	if (!(await host.test(asked))) return []
-	const { stdout } = await host.capture(asked)
-	return stdout.split("\n").filter((name) => frontendName.test(name))
+	try {
+		const { stdout } = await host.capture(asked)
+		return stdout.split("\n").filter((name) => frontendName.test(name))
+	} catch (error) {
+		if (error instanceof OperatorError) return []
+		throw error
+	}
 }
 
 /**

@@ -42,8 +42,6 @@ export function coverageOf(hashedAt: readonly (string | undefined)[]): string {
 	const never = hashedAt.length - known.length
 	const [oldest] = known
 	const longest =
-		oldest === undefined
-			? "no file was ever read to its end"
-			: `the longest unread file was read on ${oldest}`
+		oldest === undefined ? "no file was ever read to its end" : `the oldest reading of a file is of ${oldest}`
 	return `coverage: ${longest}; ${never} of ${hashedAt.length} never since they last changed`
 }

@@ -1,5 +1,6 @@
 // Digests are remembered, files are scrubbed part by part, and what changes while it is looked at is not judged:
 // `comfyume verify-models --models` as a shell sees it.
+import { spawn } from "node:child_process"
 import {
 	chmodSync,
 	copyFileSync,
@@ -17,7 +18,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { afterEach, beforeEach, expect, test } from "vitest"
-import { makeModel } from "../../support/model-maker.ts"
+import { makeModel, writeSparseModel } from "../../support/model-maker.ts"
 import { poll } from "../../support/poll.ts"
 import { run } from "../../support/run.ts"
 
@@ -176,4 +177,29 @@ test("a scrub finds a flipped byte in its part, and still sees what is missing f
 	expect(first.byName["a"].status).toBe("digest-mismatch")
 	expect(first.byName["f"].status).toBe("missing")
 	expect((await verify("--scrub", "3/3")).byName["a"].status).toBe("ok")
+})
+
+test("what was hashed before Ctrl-C is remembered, and the run ends at once with 130", async () => {
+	await settle()
+	writeSparseModel(path("models/vae/huge.safetensors"), 60_000_000_000)
+	const child = spawn(
+		process.execPath,
+		[launcher, "verify-models", "--models", "models", "--deep", "--json"],
+		{
+			cwd: directory,
+			env: { PATH: process.env.PATH, HOME: path("home"), XDG_CACHE_HOME: path("cache") },
+			stdio: ["ignore", "pipe", "pipe"],
+		},
+	)
+	const ended = new Promise<number | null>((resolve) => child.once("close", resolve))
+	let stdout = ""
+	child.stdout.setEncoding("utf8").on("data", (text: string) => {
+		stdout += text
+	})
+	child.stderr.resume()
+	await poll(() => stdout.includes("loras/f.safetensors"), { what: "the small files", deadlineMs: 20_000 })
+	child.kill("SIGINT")
+	expect(await ended).toBe(130)
+	rmSync(path("models/vae"), { recursive: true })
+	expect((await verify()).remembered).toEqual(all)
 })

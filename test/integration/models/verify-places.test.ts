@@ -379,6 +379,15 @@ esac
 		expect(ended.stdout).toContain("docker restart comfy-user002")
 	})
 
+	test("is passed over where docker gives no answer, unless a frontend is named", async () => {
+		installDocker({})
+		const file = world.path("server/usr/local/bin/docker")
+		writeFileSync(file, "#!/bin/sh\necho 'Cannot connect to the Docker daemon' >&2\nexit 1\n")
+		const { exitCode, ended } = await verdicts()
+		expect({ exitCode, asked: ended.outcomes["models-frontends"] }).toEqual({ exitCode: 0, asked: undefined })
+		expect((await verdicts("--container", "comfy-user001")).exitCode).toBe(3)
+	})
+
 	test("a container that sees nothing was started before the share was mounted", async () => {
 		mkdirSync(world.path("nothing"), { recursive: true })
 		installDocker({ "comfy-user001": world.path("nothing") })

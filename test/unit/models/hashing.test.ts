@@ -1,5 +1,5 @@
 // Files that change, vanish or rot while their digests are taken; parts of a scrub; places held against each other.
-import { appendFileSync, mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from "node:fs"
+import { appendFileSync, chmodSync, mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import fc from "fast-check"
@@ -85,6 +85,28 @@ describe("a file that is hashed", () => {
 			right: false,
 		})
 		await expect(verify(hashing(async () => Promise.reject(new Error("stopped"))))).rejects.toThrow("stopped")
+	})
+
+	test("and may not be read, or lies where nobody may look, is unknown and not right", async () => {
+		const asNobody = async (look: () => Promise<Verdict>) => {
+			// Nothing is closed to root.
+			const root = process.getuid?.() === 0
+			if (root) process.seteuid?.(65_534)
+			try {
+				return await look()
+			} finally {
+				if (root) process.seteuid?.(0)
+			}
+		}
+		const look = () => asNobody(() => verifyModel(directory, file, undefined, { level: "structure" }))
+		chmodSync(directory, 0o755)
+		chmodSync(join(directory, file), 0o000)
+		const closed = await look()
+		expect(closed).toMatchObject({ status: "unknown", tier: "none", right: false })
+		expect(closed.because).toMatch(/can't be read: EACCES/)
+		chmodSync(join(directory, "loras"), 0o000)
+		expect(await look()).toMatchObject({ status: "unknown", tier: "none", right: false })
+		chmodSync(join(directory, "loras"), 0o755)
 	})
 
 	test("and rots on the disk is told without a manifest, each time anew", async () => {
