@@ -18,11 +18,16 @@ type VerifyModelsOptions = Omit<CommonOptions, "from"> & {
 	scrub?: Scrub
 	from?: "share" | "r2" | "both"
 	container: readonly string[]
+	workflows?: string
+	modelPaths?: string
+	modelsSeenAt?: string
 }
 
 const moreHelp = `
 Without --models it looks where the environment has its models: on the share and in R2, held
 against each other, and inside of the frontends that run (docker).
+
+--workflows holds workflows against the manifest, with --models also against what is right there.
 
 Levels, each with all before it:
   exists     it is there and not empty; nothing is read
@@ -64,6 +69,9 @@ export function create(run: CommandRun): Command {
 				.argParser(names)
 				.default([], "all that run"),
 		)
+		.option("--workflows <directory>", "ComfyUI's workflows: say which can't run for want of which model")
+		.option("--model-paths <file>", "check an extra_model_paths.yaml")
+		.option("--models-seen-at <directory>", "where ComfyUI sees the models, for --model-paths")
 		.addHelpText("after", moreHelp)
 		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 6, 8, 129, 130, 143]))
 		.action((options: VerifyModelsOptions) => verify(run, options))
@@ -82,13 +90,13 @@ async function verify(run: CommandRun, options: VerifyModelsOptions): Promise<vo
 		...(from && { from }),
 	}
 	const { surroundings } = run
-	if (models !== undefined) {
+	if (models !== undefined || options.workflows !== undefined || options.modelPaths !== undefined) {
 		if (options.env !== undefined || from !== undefined || containers.length > 0)
 			throw misuse(
-				"--models looks at one directory of this machine",
-				"leave out --models, or --env, --from and --container",
+				"--models, --workflows and --model-paths look at this machine alone",
+				"leave them out, or --env, --from and --container",
 			)
-		return verifyDirectory(run, { ...options, models, request })
+		return verifyDirectory(run, { ...options, request })
 	}
 	const { from: _, ...common } = options
 	return runCommand(run, {
