@@ -22,12 +22,17 @@ type VerifyModelsOptions = Omit<CommonOptions, "from"> & {
 	scrub?: Scrub
 	from?: "share" | "r2" | "both"
 	container: readonly string[]
+	workflows?: string
+	modelPaths?: string
+	modelsSeenAt?: string
 	heal?: boolean
 } & HealOptions
 
 const moreHelp = `
 Without --models it looks where the environment has its models: on the share and in R2, held
 against each other, and inside of the frontends that run (docker).
+
+--workflows holds workflows against the manifest, with --models also against what is right there.
 
 Levels, each with all before it:
   exists     it is there and not empty; nothing is read
@@ -73,6 +78,9 @@ export function create(run: CommandRun): Command {
 				.argParser(names)
 				.default([], "all that run"),
 		)
+		.option("--workflows <directory>", "ComfyUI's workflows: say which can't run for want of which model")
+		.option("--model-paths <file>", "check an extra_model_paths.yaml")
+		.option("--models-seen-at <directory>", "where ComfyUI sees the models, for --model-paths")
 		.option("--heal", "put right what is missing or damaged on the share")
 		.option("--yes", "answer the question before healing production with yes")
 		.addHelpText("after", moreHelp)
@@ -102,13 +110,13 @@ async function verify(run: CommandRun, options: VerifyModelsOptions): Promise<vo
 	if (only.some((name) => options[name] !== undefined))
 		throw misuse("--dry-run, --yes, --from-origin, --temp-dir and --limit are for --heal", "add --heal")
 	const { surroundings } = run
-	if (models !== undefined) {
+	if (models !== undefined || options.workflows !== undefined || options.modelPaths !== undefined) {
 		if (options.env !== undefined || from !== undefined || containers.length > 0)
 			throw misuse(
-				"--models looks at one directory of this machine",
-				"leave out --models, or --env, --from and --container",
+				"--models, --workflows and --model-paths look at this machine alone",
+				"leave them out, or --env, --from and --container",
 			)
-		return verifyDirectory(run, { ...options, models, request })
+		return verifyDirectory(run, { ...options, request })
 	}
 	const { from: _, ...common } = options
 	return runCommand(run, {
@@ -137,8 +145,12 @@ async function manifestFile(
 function heal(run: CommandRun, options: VerifyModelsOptions, request: ModelsRequest): Promise<void> {
 	const { models, manifest, tempDir, limit, fromOrigin } = options
 	const { level, deep, scrub, from, containers } = request
-	if (scrub !== undefined || from !== undefined || containers.length > 0)
-		throw misuse("--heal looks at the share alone", "leave out --scrub, --from and --container")
+	const others = [scrub, from, containers[0], options.workflows, options.modelPaths]
+	if (others.some((option) => option !== undefined))
+		throw misuse(
+			"--heal looks at the share alone",
+			"leave out --scrub, --from, --container, --workflows and --model-paths",
+		)
 	if (models !== undefined && !isAbsolute(models))
 		throw misuse(
 			"with --heal, --models is a directory of the environment's host",

@@ -151,6 +151,24 @@ test("two runs that note digests at once lose none, and files that are gone are 
 	expect(digestCacheFile(directory, "/others")).not.toBe(cacheFile)
 })
 
+test("a digest is remembered from two seconds after the last change of bytes or rights", async () => {
+	const cache = await openDigestCache(join(directory, "cache.json"), later)
+	const changedMs = Date.parse("2026-01-01T00:00:00Z")
+	const changed = `${changedMs}000000`
+	for (const [path, modifiedNs, changedNs] of [
+		["a", changed, "0"],
+		["b", "0", changed],
+	] as const) {
+		const identity = { device: "1", inode: "2", sizeBytes: 3, modifiedNs, changedNs }
+		const noteAfter = (ms: number) =>
+			cache.note(path, identity, { sha256: right, startedAt: new Date(changedMs + ms) })
+		await noteAfter(1999)
+		expect(cache.find(path, identity)).toBeUndefined()
+		await noteAfter(2000)
+		expect(cache.find(path, identity)?.sha256).toBe(right)
+	}
+})
+
 describe("the parts of a scrub", () => {
 	test("hold every file once, and none more than its share and the largest file", () => {
 		const sizes = fc.dictionary(fc.string({ minLength: 1 }), fc.nat(1_000_000), { noNullPrototype: true })
