@@ -223,6 +223,20 @@ describe("nothing good is lost", () => {
 		expect(statSync(outside).size).toBe(100)
 	})
 
+	test("what a disk keeps otherwise than it was written is no success", async () => {
+		rmSync(world.file(a))
+		let isApplied = false
+		const { exitCode, because, rows } = await world.restore({
+			onEvent: (event) => {
+				if (event.event === "applying") isApplied = true
+				if (event.event === "checking" && isApplied && existsSync(world.file(a)))
+					world.write(a, flipped(contentOf(a)))
+			},
+		})
+		expect([exitCode, because(a)]).toEqual([3, expect.stringContaining("not what was just put there")])
+		expect(rows).toContainEqual(expect.objectContaining({ artifact: `models/${a}`, ok: false }))
+	})
+
 	test("nothing is written where the share is not there", async () => {
 		rmSync(world.share, { recursive: true })
 		const { exitCode, outcome } = await world.restore()
