@@ -12,6 +12,10 @@ export function stoppedError(): Error {
 	return Object.assign(new Error("stopped"), { code: "ABORT_ERR" })
 }
 
+// Used again and again: left to the garbage collector, they would pile up faster than it comes.
+const idleBuffers: Buffer[] = []
+const takeBuffer = () => idleBuffers.pop() ?? Buffer.allocUnsafeSlow(chunkBytes)
+
 /** Reads a file's stretch in chunks, each valid until the next one is asked for. Ends early where the file does. */
 export async function* readAhead(
 	fd: number,
@@ -19,7 +23,7 @@ export async function* readAhead(
 	end: number,
 	control: Control,
 ): AsyncGenerator<Buffer> {
-	const buffers = [Buffer.allocUnsafeSlow(chunkBytes), Buffer.allocUnsafeSlow(chunkBytes)] as const
+	const buffers = [takeBuffer(), takeBuffer()] as const
 	const readChunk = (buffer: Buffer, at: number) =>
 		new Promise<number>((resolve, reject) => {
 			const room = Math.min(chunkBytes, end - at)
@@ -28,17 +32,21 @@ export async function* readAhead(
 		})
 	let at = first
 	let turn: 0 | 1 = 0
-	let came = await readChunk(buffers[turn], at)
-	while (came > 0) {
-		if (isStopped(control)) throw stoppedError()
-		const chunk = buffers[turn].subarray(0, came)
-		at += came
-		turn = turn === 0 ? 1 : 0
-		const next = readChunk(buffers[turn], at)
-		// Who takes the chunk may leave before the read has ended; then nobody awaits it.
-		next.catch(() => {})
-		yield chunk
-		came = await next
+	let next = readChunk(buffers[turn], at)
+	try {
+		for (let came = await next; came > 0; came = await next) {
+			if (isStopped(control)) throw stoppedError()
+			const chunk = buffers[turn].subarray(0, came)
+			at += came
+			turn = turn === 0 ? 1 : 0
+			next = readChunk(buffers[turn], at)
+			// Who takes the chunk may leave before the read has ended; then nobody awaits it.
+			next.catch(() => {})
+			yield chunk
+		}
+	} finally {
+		await next.catch(() => {})
+		idleBuffers.push(...buffers)
 	}
 }
 

@@ -65,6 +65,7 @@ const put = async (
 	await using store = open()
 	return await store.put(key, file, { sizeBytes: content.length, digest, ifAbsent: true, ...options })
 }
+const noted = async () => (await readFile(resumeFile, "utf8")).trim().split("\n").length - 1
 const sent = () =>
 	server.log.filter(({ operation, status }) => operation === "UploadPart" && status === 200).length
 const count = (operation: string) => server.log.filter((entry) => entry.operation === operation).length
@@ -85,9 +86,12 @@ test.each<FaultAction>([{ status: 503 }, { status: 403 }, "reset", "black-hole"]
 		expect(await unfinished()).toEqual([key])
 		expect(count("AbortMultipartUpload")).toBe(0)
 		const before = sent()
+		const kept = await noted()
+		// Of the two connections one may have been between its answer and its note.
+		expect(kept).toBeGreaterThanOrEqual(before - 1)
 		expect(before).toBeGreaterThanOrEqual(5)
 		expect(await put()).toBe("stored")
-		expect(sent()).toBe(11)
+		expect(sent() - before).toBe(11 - kept)
 		expect(count("CreateMultipartUpload")).toBe(1)
 		expect(existsSync(resumeFile)).toBe(false)
 		await arrived()
@@ -149,13 +153,14 @@ test("an upload that the service drops in the middle of going on is begun anew",
 test("a part that the service lost, or keeps another one of, is sent again", async () => {
 	await interrupt()
 	const before = sent()
+	const kept = await noted()
 	const [head = "", ...lines] = (await readFile(resumeFile, "utf8")).split("\n")
 	const other = lines.map((line, index) =>
 		index === 1 ? line.replace(/"etag":"[^,]*"/, '"etag":"other"') : line,
 	)
 	await writeFile(resumeFile, [head, ...other].join("\n"))
 	expect(await put()).toBe("stored")
-	expect(sent() - before).toBe(11 - before + 1)
+	expect(sent() - before).toBe(11 - kept + 1)
 	await arrived()
 })
 
