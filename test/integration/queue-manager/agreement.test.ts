@@ -66,7 +66,7 @@ describeWith("redis", "the engine and the policy", () => {
 			fc.asyncProperty(
 				fc.constantFrom(...modes),
 				fc.constantFrom(0, 0, 5),
-				fc.array(operation, { maxLength: 50 }),
+				fc.array(operation, { maxLength: 60, size: "max" }),
 				async (mode, agingMs, operations) => {
 					await using engine = await openTestEngine(redis)
 					await engine.queue.configure({ mode, aging_ms: String(agingMs) })
@@ -79,6 +79,19 @@ describeWith("redis", "the engine and the policy", () => {
 			),
 			{ numRuns: runs(60) },
 		)
+	})
+
+	test("agree on a user who was held back by a cap: served at once, with no credit for the time", async () => {
+		await using engine = await openTestEngine(redis)
+		await engine.queue.configure({ mode: "round_robin" })
+		const pair = new Pair(engine.queue, "round_robin", 0)
+		const submits = [..."aaaabbbbbbbbcccccc"].map((user) => ({ do: "submit", user, priority: 2 }) as const)
+		const claims = Array.from({ length: 9 }, () => ({ do: "claim" }) as const)
+		const cap = (value: null | 1) => ({ do: "share", what: "caps", user: "a", value }) as const
+		for (const one of [...submits, cap(1), ...claims, cap(null), ...claims]) {
+			await pair.play(one)
+			await pair.compare()
+		}
 	})
 })
 

@@ -86,7 +86,7 @@ describe("round robin", () => {
 				}),
 			},
 		),
-		{ maxLength: 60 },
+		{ maxLength: 60, size: "max" },
 	)
 	const weights = fc.array(fc.constantFrom(1, 1, 1, 2, 3, 0.5), { minLength: 6, maxLength: 6 })
 
