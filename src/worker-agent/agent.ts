@@ -9,6 +9,7 @@ import type { AgentConfiguration } from "./configuration.ts"
 import { deliver } from "./deliver.ts"
 import { fitOf, type MemorySource, neededMb } from "./gpu.ts"
 import { startHeart } from "./heart.ts"
+import { RefusedError, UnreachableError } from "./http.ts"
 import type { Ending, Note, Notebook } from "./note.ts"
 import { isolateOutputs } from "./outputs.ts"
 import type { Claim, QueueClient } from "./queue-client.ts"
@@ -84,7 +85,9 @@ export async function runAgent(
 					state.queueManagerAnswers = true
 					return next
 				},
-				(error) => {
+				(error: unknown) => {
+					// Anything else is a bug or a full disk: better to end than to claim jobs and lose them.
+					if (!(error instanceof UnreachableError || error instanceof RefusedError)) throw error
 					state.queueManagerAnswers = false
 					state.waitingBecause = messageOf(error)
 					log.warn({ error: messageOf(error) }, "no job could be asked for")
@@ -127,17 +130,16 @@ export async function runAgent(
 		}
 	}
 
-	const about = () => ({
-		ready: state.waitingBecause === undefined,
-		...(state.waitingBecause === undefined ? {} : { because: state.waitingBecause }),
-		...(state.memory === undefined
-			? {}
-			: {
-					gpu: state.memory.name,
-					vram_total_mb: state.memory.totalMb,
-					vram_obtainable_mb: state.memory.obtainableMb,
-				}),
-	})
+	function about(): object {
+		const { waitingBecause: because, memory: gpu } = state
+		return {
+			ready: because === undefined,
+			...(because === undefined ? {} : { because }),
+			...(gpu === undefined
+				? {}
+				: { gpu: gpu.name, vram_total_mb: gpu.totalMb, vram_obtainable_mb: gpu.obtainableMb }),
+		}
+	}
 
 	/** @returns false when the job was handed back because it doesn't fit */
 	async function takes(claim: Claim): Promise<boolean> {
@@ -147,7 +149,6 @@ export async function runAgent(
 			id: claim.id,
 			attempt: claim.attempt,
 			...(claim.leaseToken === undefined ? {} : { leaseToken: claim.leaseToken }),
-			leaseMs: claim.leaseMs,
 			promptId: promptIdOf(claim.id, claim.attempt),
 			saving: isolated.saving,
 			startedMs: now(),
@@ -175,7 +176,9 @@ export async function runAgent(
 		return false
 	}
 
-	const refusalMs = (id: string) => Math.min(pollMs * 2 ** (refusals.get(id) ?? 1), mostRefusalMs)
+	function refusalMs(id: string): number {
+		return Math.min(pollMs * 2 ** (refusals.get(id) ?? 1), mostRefusalMs)
+	}
 
 	/** After a restart: what was done is handed in, what was running is watched on. */
 	async function resume(note: Note): Promise<void> {
@@ -189,7 +192,7 @@ export async function runAgent(
 		lastPromptId = note.promptId
 		state.job = note.id
 		log.info({ job: note.id, attempt: note.attempt, prompt: note.promptId }, "runs a job")
-		const beatMs = Math.min(note.leaseMs / 3, pollMs)
+		const beatMs = Math.min(configuration.leaseMs / 3, pollMs)
 		const lease = { id: note.id, leaseToken: note.leaseToken }
 		const heart = startHeart(queue, lease, beatMs, about, log)
 		try {

@@ -13,7 +13,7 @@ export type AgentConfiguration = {
 	comfyuiUrl: string
 	/** Between two questions for work, and the longest between two heartbeats. */
 	pollMs: number
-	/** What a lease lasts when the queue manager doesn't say. */
+	/** What a lease lasts: the queue manager's variable of the same name. */
 	leaseMs: number
 	/** ComfyUI may be silent so long while it works; then the job is given up. */
 	comfyuiSilenceMs: number

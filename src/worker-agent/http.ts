@@ -6,6 +6,7 @@ export type Ask = {
 	method?: "GET" | "POST"
 	body?: unknown
 	token?: Secret | undefined
+	headers?: Readonly<Record<string, string>>
 	timeoutMs?: number
 }
 
@@ -28,29 +29,35 @@ export class RefusedError extends Error {
 // Answers that say "not now". A token that is refused may be being exchanged at this moment.
 const passing = new Set([401, 403, 408, 425, 429])
 
+/** Asks, and gives the answer's JSON; undefined when the answer is empty. Throws as `askFully`. */
+export async function ask(url: string, what?: Ask): Promise<unknown> {
+	return (await askFully(url, what)).json
+}
+
 /**
- * Asks, and gives the answer's JSON; undefined when the answer is empty.
+ * Asks, and gives the answer's headers too.
  * @throws {UnreachableError} no answer in time, 5xx, or one of the answers that pass
  * @throws {RefusedError} any other answer that isn't 2xx
  */
-export async function ask(
-	url: string,
-	{ method, body, token, timeoutMs = 10_000 }: Ask = {},
-): Promise<unknown> {
+export async function askFully(url: string, what: Ask = {}): Promise<{ json: unknown; headers: Headers }> {
+	const { method, body, token, headers, timeoutMs = 10_000 } = what
 	let status: number
 	let text: string
+	let answered: Headers
 	try {
 		const response = await fetch(url, {
 			method: method ?? (body === undefined ? "GET" : "POST"),
 			redirect: "manual",
 			signal: AbortSignal.timeout(timeoutMs),
 			headers: {
+				...headers,
 				...(body === undefined ? {} : { "content-type": "application/json" }),
 				...(token === undefined ? {} : { authorization: `Bearer ${token.reveal()}` }),
 			},
 			...(body === undefined ? {} : { body: JSON.stringify(body) }),
 		})
 		status = response.status
+		answered = response.headers
 		text = await response.text()
 	} catch (error) {
 		// fetch hides what happened in the cause.
@@ -61,7 +68,7 @@ export async function ask(
 	if (status >= 200 && status < 300) {
 		if (text !== "" && answer === undefined)
 			throw new UnreachableError(`${pathOf(url)}: an answer that is no JSON`)
-		return answer
+		return { json: answer, headers: answered }
 	}
 	const message = `${pathOf(url)}: HTTP ${status}${detailOf(answer, text)}`
 	if (status >= 500 || passing.has(status)) throw new UnreachableError(message)

@@ -27,12 +27,7 @@ async function main(): Promise<void> {
 	const notebook = openNotebook(configuration.statePath)
 	await notebook.prepare()
 	const comfyui = comfyuiAt(configuration.comfyuiUrl)
-	const queue = queueClient(
-		configuration.queueManagerUrl,
-		workerId,
-		configuration.token,
-		configuration.leaseMs,
-	)
+	const queue = queueClient(configuration.queueManagerUrl, workerId, configuration.token)
 	log.info(
 		{ queueManager: configuration.queueManagerUrl, comfyui: configuration.comfyuiUrl },
 		"the worker agent starts",

@@ -21,7 +21,6 @@ const noteSchema = z.object({
 	id: z.string(),
 	attempt: z.number(),
 	leaseToken: z.string().optional(),
-	leaseMs: z.number(),
 	promptId: z.string(),
 	/** Nodes that must have saved something. */
 	saving: z.array(z.string()),

@@ -74,6 +74,7 @@ export function outputsOf(entry: HistoryEntry): { outputs: Outputs; files: Outpu
  * @returns what is wrong, or undefined
  */
 export async function wrongFile(root: string, files: readonly OutputFile[]): Promise<string | undefined> {
+	if (files.length === 0) return undefined
 	const top = await realpath(root).catch(() => undefined)
 	if (top === undefined) return `the output directory ${root} is not there`
 	for (const { filename, subfolder } of files) {

@@ -57,11 +57,15 @@ export function progressAfter(progress: Progress, text: string): { progress: Pro
 	return { progress: { ...progress, value, max, ...(node === undefined ? {} : { node }) }, ended: false }
 }
 
-/** Keeps a WebSocket open until the signal, across ComfyUI's restarts, and hands on every text message. */
+/**
+ * Keeps a WebSocket open until the signal, across ComfyUI's restarts, and hands on every text message.
+ * @param onOpen told whenever it is open (again): what was said before was missed
+ */
 export function followMessages(
 	comfyuiUrl: string,
 	clientId: string,
 	onMessage: (text: string) => void,
+	onOpen: () => void,
 	signal: AbortSignal,
 ): void {
 	const address = `${comfyuiUrl.replace(/^http/, "ws")}/ws?clientId=${clientId}`
@@ -75,6 +79,7 @@ export function followMessages(
 		socket.binaryType = "arraybuffer"
 		socket.onopen = () => {
 			waitMs = 100
+			onOpen()
 		}
 		socket.onmessage = ({ data }) => {
 			if (typeof data === "string") onMessage(data)

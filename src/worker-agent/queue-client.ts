@@ -1,7 +1,7 @@
 // The queue manager as a worker sees it: claim, heartbeat, complete, fail, hand back.
 import { z } from "zod"
 import type { Secret } from "../lib/secret.ts"
-import { ask, RefusedError, UnreachableError } from "./http.ts"
+import { ask, askFully, RefusedError, UnreachableError } from "./http.ts"
 
 /** A job in this worker's hands. */
 export type Claim = {
@@ -12,7 +12,6 @@ export type Claim = {
 	attempt: number
 	/** Proves that it is ours; undefined from a queue manager that gives none. */
 	leaseToken: string | undefined
-	leaseMs: number
 }
 
 /** What proves that a job is ours. */
@@ -34,18 +33,21 @@ const claimSchema = z.object({
 			user_id: z.string(),
 			workflow: object,
 			metadata: object.nullish(),
-			attempt: z.number().int().positive().nullish(),
-			lease_token: z.string().nullish(),
-			lease_seconds: z.number().positive().nullish(),
 		})
 		.nullable(),
 })
-const heartbeatSchema = z.object({ status: z.enum(["seen", "held", "cancelled", "lost"]) })
+// The lease travels in headers, so that bodies are what older workers know.
+const leaseHeader = "x-comfyume-lease"
+const attemptHeader = "x-comfyume-attempt"
+const heartbeatSchema = z.object({ state: z.enum(["seen", "held", "cancelled", "lost"]) })
 
-/** @param leaseMs what a lease lasts when the queue manager doesn't say */
-export function queueClient(url: string, workerId: string, token: Secret | undefined, leaseMs: number) {
+/** Every call throws `UnreachableError` when the queue manager is away, and `RefusedError` when it says no. */
+export function queueClient(url: string, workerId: string, token: Secret | undefined) {
 	const route = (name: string, query: Record<string, string>) =>
 		`${url}/api/workers/${name}?${new URLSearchParams(query)}`
+
+	const leaseOf = ({ leaseToken }: Lease): Record<string, string> =>
+		leaseToken === undefined ? {} : { [leaseHeader]: leaseToken }
 
 	async function end(name: string, lease: Lease, body: Record<string, unknown>): Promise<Taken> {
 		try {
@@ -53,7 +55,8 @@ export function queueClient(url: string, workerId: string, token: Secret | undef
 			await ask(route(name, { job_id: lease.id, worker_id: workerId }), {
 				token,
 				timeoutMs: 60_000,
-				body: { ...body, lease_token: lease.leaseToken },
+				headers: leaseOf(lease),
+				body,
 			})
 			return { state: "taken" }
 		} catch (error) {
@@ -68,11 +71,14 @@ export function queueClient(url: string, workerId: string, token: Secret | undef
 		 * @throws {UnreachableError} the queue manager is away
 		 */
 		async claim(): Promise<Claim | undefined> {
-			const answer = await ask(route("next-job", { worker_id: workerId, heartbeat: "true" }), {
-				token,
-				timeoutMs: 30_000,
-			})
-			const parsed = claimSchema.safeParse(answer)
+			const { json, headers } = await askFully(
+				route("next-job", { worker_id: workerId, heartbeat: "true" }),
+				{
+					token,
+					timeoutMs: 30_000,
+				},
+			)
+			const parsed = claimSchema.safeParse(json)
 			if (!parsed.success) throw new UnreachableError(`next-job: ${z.prettifyError(parsed.error)}`)
 			const { job } = parsed.data
 			if (job === null) return undefined
@@ -81,9 +87,8 @@ export function queueClient(url: string, workerId: string, token: Secret | undef
 				userId: job.user_id,
 				workflow: job.workflow,
 				metadata: job.metadata ?? {},
-				attempt: job.attempt ?? 1,
-				leaseToken: job.lease_token ?? undefined,
-				leaseMs: job.lease_seconds == null ? leaseMs : job.lease_seconds * 1000,
+				attempt: Math.max(1, Math.trunc(Number(headers.get(attemptHeader))) || 1),
+				leaseToken: headers.get(leaseHeader) ?? undefined,
 			}
 		},
 
@@ -98,16 +103,17 @@ export function queueClient(url: string, workerId: string, token: Secret | undef
 		): Promise<HeartbeatAnswer> {
 			const answer = await ask(`${url}/api/workers/heartbeat`, {
 				token,
+				headers: lease === undefined ? {} : leaseOf(lease),
 				body: {
 					worker_id: workerId,
-					...(lease === undefined ? {} : { job_id: lease.id, lease_token: lease.leaseToken }),
+					...(lease === undefined ? {} : { job_id: lease.id }),
 					...(progress === undefined ? {} : { progress }),
 					...(about === undefined ? {} : { about }),
 				},
 			})
 			const parsed = heartbeatSchema.safeParse(answer)
 			if (!parsed.success) throw new UnreachableError(`heartbeat: ${z.prettifyError(parsed.error)}`)
-			return parsed.data.status
+			return parsed.data.state
 		},
 
 		/** @throws {UnreachableError} the queue manager is away: the result is still ours to keep */

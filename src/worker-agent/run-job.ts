@@ -38,7 +38,7 @@ export async function runAttempt(attempt: Attempt): Promise<AttemptEnd> {
 	const closed = new AbortController()
 	const wake = bell(heart.gone, handBack)
 	let progress: Progress = { prompt_id: note.promptId, phase: "submitting", executed: 0 }
-	let atEnd = false
+	let asksQueue = true
 	let number = 0
 	let nodeErrors: Record<string, unknown> = {}
 
@@ -47,11 +47,13 @@ export async function runAttempt(attempt: Attempt): Promise<AttemptEnd> {
 		const next = progressAfter(progress, text)
 		progress = next.progress
 		heart.tell(progress)
-		if (!next.ended) return
-		atEnd = true
+		if (next.ended) look()
+	}
+	const look = () => {
+		asksQueue = true
 		wake.ring()
 	}
-	followMessages(attempt.comfyuiUrl, attempt.clientId, onMessage, closed.signal)
+	followMessages(attempt.comfyuiUrl, attempt.clientId, onMessage, look, closed.signal)
 	try {
 		return (await submit()) ?? (await watch())
 	} finally {
@@ -98,8 +100,9 @@ export async function runAttempt(attempt: Attempt): Promise<AttemptEnd> {
 			if (stopped !== undefined) return stopped
 			try {
 				// The queue first: what has left it stands in history by then.
-				const asksQueue = atEnd || tick % ticksPerQueue === 0
-				const isQueued = !asksQueue || (await comfyui.queued()).includes(note.promptId)
+				const asks = asksQueue || tick % ticksPerQueue === 0
+				asksQueue = false
+				const isQueued = !asks || (await comfyui.queued()).includes(note.promptId)
 				const entry = await comfyui.history(note.promptId)
 				heardMs = now()
 				if (entry !== undefined) return await judged(entry)
