@@ -9,6 +9,7 @@ import fastify, {
 	type FastifyInstance,
 	type FastifyReply,
 	type FastifyRequest,
+	LogController,
 	type RawServerDefault,
 } from "fastify"
 import { jsonSchemaTransform, validatorCompiler, type ZodTypeProvider } from "fastify-type-provider-zod"
@@ -56,7 +57,7 @@ export async function createServer(
 ): Promise<App> {
 	const app = fastify({
 		loggerInstance: logger,
-		disableRequestLogging: true,
+		logController: new LogController({ disableRequestLogging: true }),
 		bodyLimit: mostSmallBytes,
 		// A slow client holds one connection, not for ever.
 		requestTimeout: 300_000,
