@@ -20,8 +20,11 @@ export type EventHub = {
 	close(): Promise<void>
 }
 
-/** Follows the queue's events. @param waitOf seconds that a position means, or null */
-export function openEventHub(queue: Queue, waitOf: (position: number) => Promise<number | null>): EventHub {
+/** Follows the queue's events. @param waitOf seconds that a job of a kind waits at a position, or null */
+export function openEventHub(
+	queue: Queue,
+	waitOf: (kind: string, position: number) => Promise<number | null>,
+): EventHub {
 	const listeners = new Set<(messages: readonly Message[]) => void>()
 	const watchers = new Set<(record: JobRecord) => void>()
 	let last = "0-0"
@@ -70,7 +73,10 @@ export function openEventHub(queue: Queue, waitOf: (position: number) => Promise
 	}
 
 	async function jobOf(record: JobRecord, position: number | null): Promise<Job> {
-		return toJob(record, { position, waitSeconds: position === null ? null : await waitOf(position) })
+		return toJob(record, {
+			position,
+			waitSeconds: position === null ? null : await waitOf(record.kind, position),
+		})
 	}
 
 	return {

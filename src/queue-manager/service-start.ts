@@ -44,9 +44,9 @@ export async function startQueueManager(
 		trouble = messageOf(error)
 	})
 	const cache = statusCache(queue, environment.WORKER_HEARTBEAT_TIMEOUT * 1000, now)
-	const hub = openEventHub(queue, async (position) => {
+	const hub = openEventHub(queue, async (kind, position) => {
 		const status = await cache.status().catch(() => undefined)
-		return status === undefined ? null : waitSeconds(status, position)
+		return status === undefined ? null : waitSeconds(status, kind, position)
 	})
 	const metrics = createMetrics()
 	hub.onChange(metrics.change)

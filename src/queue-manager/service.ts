@@ -50,7 +50,7 @@ export async function present(service: Service, { record, position }: Found): Pr
 	if (position === null) return toJob(record, { position, waitSeconds: null })
 	// An estimate is never worth an answer.
 	const status = await service.status().catch(() => undefined)
-	const wait = status && waitSeconds(status, position)
+	const wait = status && waitSeconds(status, record.kind, position)
 	return toJob(record, { position, waitSeconds: wait ?? null })
 }
 
