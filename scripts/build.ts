@@ -1,11 +1,25 @@
-// npm run build: the CLI as one split bundle in dist/cli, so that it starts without node_modules and loads what it needs.
+// npm run build: what runs without node_modules. The CLI as a split bundle in dist/cli, which loads what it needs; the
+// queue manager as one file, dist/queue-manager/main.js.
 import { readdir, readFile, rm, writeFile } from "node:fs/promises"
 import { fileURLToPath } from "node:url"
 import { build } from "esbuild"
 
 const root = fileURLToPath(new URL("..", import.meta.url))
 
-if (import.meta.main) await buildCli(`${root}dist/cli`)
+// For the CommonJS packages among the bundled ones.
+const banner = {
+	js: [
+		// Made when it is first called: making it takes 3 ms, and most starts need none.
+		"let __made;" +
+			"const require=(id)=>(__made??=process.getBuiltinModule('module').createRequire(import.meta.url))(id)",
+		"__filename=import.meta.filename,__dirname=import.meta.dirname",
+	].join(","),
+}
+
+if (import.meta.main) {
+	await buildCli(`${root}dist/cli`)
+	await buildQueueManager(`${root}dist/queue-manager`)
+}
 
 /** Bundles the CLI into a directory, which is made anew. */
 export async function buildCli(outdir: string): Promise<void> {
@@ -26,15 +40,31 @@ export async function buildCli(outdir: string): Promise<void> {
 		mainFields: ["module", "main"],
 		// ssh2's optional native parts; it does without.
 		external: ["cpu-features", "*.node"],
-		// For the CommonJS packages among the bundled ones.
-		banner: {
-			js: [
-				// Made when it is first called: making it takes 3 ms, and most starts need none.
-				"let __made;" +
-					"const require=(id)=>(__made??=process.getBuiltinModule('module').createRequire(import.meta.url))(id)",
-				"__filename=import.meta.filename,__dirname=import.meta.dirname",
-			].join(","),
-		},
+		banner,
+		logLevel: "warning",
+	})
+	await writeFile(`${outdir}/THIRD-PARTY-LICENSES.txt`, await licencesOf(Object.keys(metafile.inputs)))
+}
+
+/** Bundles the queue manager into one file of a directory, which is made anew. */
+export async function buildQueueManager(outdir: string): Promise<void> {
+	await rm(outdir, { recursive: true, force: true })
+	const { version } = JSON.parse(await readFile(`${root}package.json`, "utf8")) as { version: string }
+	const { metafile } = await build({
+		metafile: true,
+		absWorkingDir: root,
+		entryPoints: ["src/queue-manager/main.ts"],
+		outfile: `${outdir}/main.js`,
+		bundle: true,
+		format: "esm",
+		platform: "node",
+		target: "node22.15",
+		minifySyntax: true,
+		minifyWhitespace: true,
+		define: { COMFYUME_VERSION: JSON.stringify(version) },
+		// Optional native parts of ws, which does without.
+		external: ["bufferutil", "utf-8-validate"],
+		banner,
 		logLevel: "warning",
 	})
 	await writeFile(`${outdir}/THIRD-PARTY-LICENSES.txt`, await licencesOf(Object.keys(metafile.inputs)))

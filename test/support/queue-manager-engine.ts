@@ -34,7 +34,7 @@ export function submission(user: string, over: Partial<Submission> = {}): Submis
 export async function submitted(queue: Queue, user: string, over: Partial<Submission> = {}): Promise<string> {
 	const answer = await queue.submit(submission(user, over))
 	if (answer.state === "full") throw new Error("the queue is full")
-	return answer.id
+	return answer.found.record.id
 }
 
 /** Ends a claimed job well. */

@@ -94,13 +94,22 @@ export function openQueue(address: RedisAddress, workshop: string, onTrouble: (e
 		})
 	}
 
+	/** One job, with its result if there is one. */
+	async function find(id: string): Promise<Found | undefined> {
+		const [found] = await read(true, largeBytes, [id])
+		if (found === undefined || found.result !== null) return found
+		if (found.record.status !== "completed" && found.record.status !== "failed") return found
+		const large = await bulk.send(["GET", `${base}:result:${id}`], 30_000)
+		return { ...found, result: large as string | null }
+	}
+
 	return {
 		isReady: () => main.isReady() && bulk.isReady(),
 
-		/** Takes a job in. @returns `repeated` with the earlier id when the idempotency key was used before */
+		/** Takes a job in, and gives it as it stands then; an earlier one when its idempotency key was used before. */
 		async submit(
 			job: Submission,
-		): Promise<{ state: "created" | "repeated"; id: string } | { state: "full" }> {
+		): Promise<{ state: "created" | "repeated"; found: Found } | { state: "full" }> {
 			const id = randomUUID()
 			const large = job.workflow.length + job.metadata.length > largeBytes
 			const key = `${base}:payload:${id}`
@@ -109,12 +118,21 @@ export function openQueue(address: RedisAddress, workshop: string, onTrouble: (e
 			else stored.catch(() => undefined)
 			const args = [id, job.user, job.priority, job.level, job.kind, job.mostWaiting]
 			const idempotency = [job.idempotencyKey ?? "", idempotencyMs]
-			const [state, other] = (await main.run(scripts.create, base, [...args, ...idempotency])) as string[]
-			await stored
-			if (state === "created") return { state, id }
-			if (state === "repeated") return { state, id: other ?? id }
+			const reply = await main.run(scripts.create, base, [...args, ...idempotency])
+			const [state, second, created, rank] = reply as [string, string | number, number, number]
 			if (state === "full") return { state }
-			throw new Error("the payload was gone before its record was written")
+			await stored
+			if (state === "payload") throw new Error("the payload was gone before its record was written")
+			if (state === "created" && rank >= 0) {
+				const { user, priority, kind } = job
+				const times = { createdMs: created, startedMs: null, completedMs: null }
+				const none = { worker: null, error: null, dead: null, attempt: 0, revision: Number(second) }
+				const record = { id, user, priority, kind, status: "pending" as const, ...times, ...none }
+				return { state, found: { record, position: rank, result: null } }
+			}
+			const found = await find(state === "repeated" ? String(second) : id)
+			if (found === undefined) throw new Error(`${id} is gone right after it was written`)
+			return { state: state === "repeated" ? state : "created", found }
 		},
 
 		/** The next job for a worker, by the mode of this moment. */
@@ -206,14 +224,7 @@ export function openQueue(address: RedisAddress, workshop: string, onTrouble: (e
 			return Number(await main.run(scripts.retain, base, args))
 		},
 
-		/** One job, with its result if there is one. */
-		async find(id: string): Promise<Found | undefined> {
-			const [found] = await read(true, largeBytes, [id])
-			if (found === undefined || found.result !== null) return found
-			if (found.record.status !== "completed" && found.record.status !== "failed") return found
-			const large = await bulk.send(["GET", `${base}:result:${id}`], 30_000)
-			return { ...found, result: large as string | null }
-		},
+		find,
 
 		/** Records of several jobs as they are now, without results; those that are gone are left out. */
 		findMany: (ids: readonly string[]) => read(false, 0, ids),

@@ -6,7 +6,7 @@ export type Script = { name: string; text: string; sha: string }
 
 // A job comes in. Its payload was written before, with a short TTL; here it becomes lasting.
 // ARGV: id, user, priority, level, kind, most waiting (0: any number), idempotency key or "", its TTL ms
-// Gives: {"created", revision} | {"repeated", id} | {"full"} | {"payload"} when the payload is not there (any more)
+// Gives: {"created", revision, now, position or -1 in round robin} | {"repeated", id} | {"full"} | {"payload"} when the payload is not there (any more)
 const create = script(
 	"create",
 	`
@@ -31,7 +31,11 @@ setStatus(id, seq, nil, "pending")
 enqueue(id, user, level, seq, now, kind)
 if idempotency ~= "" then call("SET", key("idempotency:" .. user .. ":" .. idempotency), id, "PX", idempotencyTtl) end
 total("created")
-return { "created", publish(id, "job_created") }
+local mode = setting("mode") or "fifo"
+local rank = -1
+if mode == "priority" then rank = call("ZRANK", key("priority"), id)
+elseif mode == "fifo" or level == 0 then rank = call("ZRANK", key("waiting"), id) end
+return { "created", publish(id, "job_created"), now, rank }
 `,
 )
 
