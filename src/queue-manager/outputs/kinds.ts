@@ -16,7 +16,8 @@ const film: Ending = { key: "images", content: ["mp4", "webm", "avi"], isFilm: t
 const endings: ReadonlyMap<string, Ending> = new Map<string, Ending>([
 	...["png", "jpg", "jpeg", "webp", "gif"].map((ending): [string, Ending] => [ending, picture]),
 	...["mp4", "m4v", "mov", "webm", "mkv", "avi"].map((ending): [string, Ending] => [ending, film]),
-	...["exr", "tif", "tiff", "avif", "svg"].map((ending): [string, Ending] => [ending, { key: "images" }]),
+	// SVG and HTML are left out on purpose: a browser runs what is in them, as the user who looks.
+	...["exr", "tif", "tiff", "avif"].map((ending): [string, Ending] => [ending, { key: "images" }]),
 	["wav", { key: "audio", content: ["wav"] }],
 	["flac", { key: "audio", content: ["flac"] }],
 	["m4a", { key: "audio", content: ["mp4"] }],

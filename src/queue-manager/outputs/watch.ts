@@ -44,8 +44,10 @@ export type WatchedFile = SeenFile & {
 export type Watch = {
 	/** Looks once; never throws for what the share does. */
 	look(): Promise<void>
-	/** What the looks so far come to. */
-	settled(): Settled
+	/** What the looks so far come to; with a name, of that file alone, whatever else is expected. */
+	settled(only?: string): Settled
+	/** Why the share can't be read at present. */
+	trouble(): string | undefined
 	/** How long to wait before the next look. */
 	nextTickMs(): number
 	files(): readonly WatchedFile[]
@@ -70,6 +72,7 @@ export function watchOutputs(options: WatchOptions): Watch {
 	let changedAtMs = clock.nowMs()
 	let nextMs = tickMs
 	let troubleSinceMs: number | undefined
+	let troubleSaid: string | undefined
 
 	const refuse = (file: string, because: string) => {
 		if (refused.has(file)) return
@@ -135,10 +138,11 @@ export function watchOutputs(options: WatchOptions): Watch {
 		const nowMs = clock.nowMs()
 		// Nothing is known to be quiet while it can't be seen.
 		changedAtMs = nowMs
+		troubleSaid = messageOf(error)
 		if (troubleSinceMs !== undefined) return
 		troubleSinceMs = nowMs
 		const code = error instanceof FileTrouble ? error.code : undefined
-		say({ event: "share-trouble", code, because: messageOf(error) })
+		say({ event: "share-trouble", code, because: troubleSaid })
 	}
 
 	return {
@@ -155,14 +159,19 @@ export function watchOutputs(options: WatchOptions): Watch {
 				if (troubleSinceMs !== undefined)
 					say({ event: "share-back", afterMs: clock.nowMs() - troubleSinceMs })
 				troubleSinceMs = undefined
+				troubleSaid = undefined
 			} catch (error) {
 				troubled(error)
 			}
 			const isQuiet = changedAtMs === before && (seen.size === 0 || troubleSinceMs !== undefined)
 			nextMs = isQuiet || troubleSinceMs !== undefined ? Math.min(nextMs * backoff, coldTickMs) : tickMs
 		},
-		settled: () =>
-			settle({ files: [...seen.values()], nodes: plan.nodes, changedAtMs }, clock.nowMs(), options.times),
+		settled(only) {
+			const files = [...seen.values()].filter(({ name }) => only === undefined || name === only)
+			const nodes = only === undefined ? plan.nodes : []
+			return settle({ files, nodes, changedAtMs }, clock.nowMs(), options.times)
+		},
+		trouble: () => troubleSaid,
 		nextTickMs: () => nextMs,
 		files: () => [...seen.values()],
 		refused: () => refused,
