@@ -1,5 +1,5 @@
 // npm run load-test -- --users 20 --jobs 200 --mode round_robin: simulated users and workers against a queue manager,
-// its own on its own Redis unless --url names one. Ends with 3 when a job was lost or ended twice.
+// its own on its own Redis unless --url names one. Ends with 3 when a job was lost, handed out twice or ended twice.
 import { parseArgs } from "node:util"
 import { startQueueManager } from "../test/support/queue-manager.ts"
 import { startTestRedis } from "../test/support/redis.ts"
@@ -44,7 +44,6 @@ async function runOnOwn(): Promise<void> {
 		REDIS_HOST: redis.socket,
 		QUEUE_MODE: values.mode,
 		MAX_QUEUE_DEPTH: "0",
-		LOG_LEVEL: "warn",
 	})
 	await run(manager.url)
 }
@@ -67,7 +66,7 @@ async function run(url: string): Promise<void> {
 	console.log(values.json ? JSON.stringify(report) : tableOf(report))
 	const missing = options.jobs - report.jobs
 	if (missing > 0) console.error(`${missing} jobs were never accepted`)
-	if (report.lost + report.endedTwice + missing > 0) process.exitCode = 3
+	if (report.lost + report.handedOutTwice + report.endedTwice + missing > 0) process.exitCode = 3
 }
 
 function number(name: string, text: string, least: number): number {

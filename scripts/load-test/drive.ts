@@ -81,9 +81,9 @@ export async function drive(options: Drive): Promise<Driven> {
 			submitMs.push(performance.now() - begun)
 			const { id } = JSON.parse(answer.text) as { id: string }
 			const submittedMs = begun - startedAt
-			const earlier = jobs.get(id)
-			const times = { user: name, kind, submittedMs, finalStatus: "unknown" } as const
-			jobs.set(id, { claimedMs: earlier?.claimedMs, endedMs: earlier?.endedMs, endings: earlier?.endings ?? 0, ...times })
+			// A worker may have had it before its submit was answered.
+			const times = jobs.get(id) ?? placeholder()
+			jobs.set(id, Object.assign(times, { user: name, kind, submittedMs }))
 			count++
 		}
 		submitting--
@@ -95,13 +95,17 @@ export async function drive(options: Drive): Promise<Driven> {
 			now() > options.deadlineMs ||
 			(submitting === 0 && [...jobs.values()].every(({ endedMs }) => endedMs !== undefined))
 		while (!isDone()) {
-			const claim = await call("GET", `/api/workers/next-job?worker_id=${name}&heartbeat=true`).catch(() => undefined)
+			const claim = await call("GET", `/api/workers/next-job?worker_id=${name}&heartbeat=true`).catch(
+				() => undefined,
+			)
 			if (claim?.ok !== true) {
 				errors++
 				await pause(100)
 				continue
 			}
-			const { job } = JSON.parse(claim.text) as { job: { id: string; metadata: { load_test_s?: number } } | null }
+			const { job } = JSON.parse(claim.text) as {
+				job: { id: string; metadata: { load_test_s?: number } } | null
+			}
 			if (job === null) {
 				await pause(20)
 				continue
@@ -110,6 +114,7 @@ export async function drive(options: Drive): Promise<Driven> {
 			const times = jobs.get(job.id) ?? placeholder()
 			jobs.set(job.id, times)
 			times.claimedMs = now()
+			times.claims++
 			await pause(((job.metadata.load_test_s ?? 0) * 1000) / options.speed)
 			await complete(job.id, claim.headers)
 		}
@@ -154,6 +159,7 @@ const placeholder = (): JobTimes => ({
 	submittedMs: 0,
 	claimedMs: undefined,
 	endedMs: undefined,
+	claims: 0,
 	endings: 0,
 	finalStatus: "unknown",
 })

@@ -7,6 +7,8 @@ export type JobTimes = {
 	submittedMs: number
 	claimedMs: number | undefined
 	endedMs: number | undefined
+	/** How often a worker got it. Nobody dies here, so once is right. */
+	claims: number
 	/** How often it was completed by a worker whose word counted. */
 	endings: number
 	finalStatus: string
@@ -19,12 +21,17 @@ export type Report = {
 	jobs: number
 	completed: number
 	lost: number
+	handedOutTwice: number
 	endedTwice: number
 	errors: number
 	seconds: number
 	jobsPerSecond: number
 	submitMs: { p50: number; p99: number }
-	waitMs: { p50: number; p99: number; byUser: { user: string; jobs: number; meanMs: number; mostMs: number }[] }
+	waitMs: {
+		p50: number
+		p99: number
+		byUser: { user: string; jobs: number; meanMs: number; mostMs: number }[]
+	}
 	/** Jain's index over the work done per user while everybody still had jobs waiting; 1 is perfectly even. */
 	fairness: number
 }
@@ -48,7 +55,8 @@ export function jain(values: readonly number[]): number {
  */
 export function servedWhileAllWait(jobs: readonly JobTimes[]): number[] {
 	const users = Map.groupBy(jobs, ({ user }) => user)
-	const claimsOf = (own: readonly JobTimes[]) => own.map(({ claimedMs }) => claimedMs ?? Number.POSITIVE_INFINITY)
+	const claimsOf = (own: readonly JobTimes[]) =>
+		own.map(({ claimedMs }) => claimedMs ?? Number.POSITIVE_INFINITY)
 	const begin = Math.max(...[...users.values()].map((own) => Math.min(...own.map((job) => job.submittedMs))))
 	const end = Math.min(...[...users.values()].map((own) => Math.max(...claimsOf(own))))
 	return [...users.values()].map(
@@ -59,11 +67,22 @@ export function servedWhileAllWait(jobs: readonly JobTimes[]): number[] {
 /** Sums a run up. */
 export function reportOf(
 	jobs: readonly JobTimes[],
-	run: { users: number; workers: number; mode: string; seconds: number; submitMs: readonly number[]; errors: number },
+	run: {
+		users: number
+		workers: number
+		mode: string
+		seconds: number
+		submitMs: readonly number[]
+		errors: number
+	},
 ): Report {
-	const waits = jobs.flatMap(({ submittedMs, claimedMs }) => (claimedMs === undefined ? [] : [claimedMs - submittedMs]))
+	const waits = jobs.flatMap(({ submittedMs, claimedMs }) =>
+		claimedMs === undefined ? [] : [claimedMs - submittedMs],
+	)
 	const byUser = [...Map.groupBy(jobs, ({ user }) => user)].map(([user, own]) => {
-		const mine = own.flatMap(({ submittedMs, claimedMs }) => (claimedMs === undefined ? [] : [claimedMs - submittedMs]))
+		const mine = own.flatMap(({ submittedMs, claimedMs }) =>
+			claimedMs === undefined ? [] : [claimedMs - submittedMs],
+		)
 		const meanMs = mine.reduce((sum, wait) => sum + wait, 0) / Math.max(1, mine.length)
 		return { user, jobs: own.length, meanMs: Math.round(meanMs), mostMs: Math.round(Math.max(0, ...mine)) }
 	})
@@ -75,6 +94,7 @@ export function reportOf(
 		jobs: jobs.length,
 		completed,
 		lost: jobs.filter(({ finalStatus }) => finalStatus !== "completed").length,
+		handedOutTwice: jobs.filter(({ claims }) => claims > 1).length,
 		endedTwice: jobs.filter(({ endings }) => endings > 1).length,
 		errors: run.errors,
 		seconds: rounded(run.seconds),
@@ -89,11 +109,15 @@ export function reportOf(
 export function tableOf(report: Report): string {
 	const rows: [string, string][] = [
 		["users, workers, mode", `${report.users}, ${report.workers}, ${report.mode}`],
-		["jobs completed", `${report.completed} of ${report.jobs} in ${report.seconds} s (${report.jobsPerSecond}/s)`],
+		[
+			"jobs completed",
+			`${report.completed} of ${report.jobs} in ${report.seconds} s (${report.jobsPerSecond}/s)`,
+		],
 		["submit p50, p99", `${report.submitMs.p50} ms, ${report.submitMs.p99} ms`],
 		["wait p50, p99", `${report.waitMs.p50} ms, ${report.waitMs.p99} ms`],
 		["fairness (Jain)", `${report.fairness}`],
-		["lost, ended twice, errors", `${report.lost}, ${report.endedTwice}, ${report.errors}`],
+		["lost, errors", `${report.lost}, ${report.errors}`],
+		["handed out or ended twice", `${report.handedOutTwice}, ${report.endedTwice}`],
 	]
 	const head = rows.map(([name, value]) => `${name.padEnd(28)}${value}`)
 	const users = report.waitMs.byUser.map(
