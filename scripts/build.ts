@@ -1,6 +1,6 @@
 // npm run build: what runs without node_modules. The CLI as a split bundle in dist/cli, which loads what it needs; the
-// queue manager as one file, dist/queue-manager/main.js.
-import { readdir, readFile, rm, writeFile } from "node:fs/promises"
+// services as one file each, dist/queue-manager/main.js and dist/worker-agent/main.js.
+import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises"
 import { fileURLToPath } from "node:url"
 import { build } from "esbuild"
 
@@ -19,6 +19,7 @@ const banner = {
 if (import.meta.main) {
 	await buildCli(`${root}dist/cli`)
 	await buildQueueManager(`${root}dist/queue-manager`)
+	await buildWorkerAgent(`${root}dist/worker-agent`)
 }
 
 /** Bundles the CLI into a directory, which is made anew. */
@@ -48,12 +49,24 @@ export async function buildCli(outdir: string): Promise<void> {
 
 /** Bundles the queue manager into one file of a directory, which is made anew. */
 export async function buildQueueManager(outdir: string): Promise<void> {
+	await buildService("queue-manager", outdir)
+}
+
+/** Bundles the worker agent into one file of a directory, which is made anew. */
+export async function buildWorkerAgent(outdir: string): Promise<void> {
+	await buildService("worker-agent", outdir)
+	// The image takes over this directory with its owner, and a volume takes it over from the image.
+	await mkdir(`${outdir}/state`)
+	await writeFile(`${outdir}/state/.keep`, "")
+}
+
+async function buildService(name: "queue-manager" | "worker-agent", outdir: string): Promise<void> {
 	await rm(outdir, { recursive: true, force: true })
 	const { version } = JSON.parse(await readFile(`${root}package.json`, "utf8")) as { version: string }
 	const { metafile } = await build({
 		metafile: true,
 		absWorkingDir: root,
-		entryPoints: ["src/queue-manager/main.ts"],
+		entryPoints: [`src/${name}/main.ts`],
 		outfile: `${outdir}/main.js`,
 		bundle: true,
 		format: "esm",
@@ -67,6 +80,7 @@ export async function buildQueueManager(outdir: string): Promise<void> {
 		banner,
 		logLevel: "warning",
 	})
+	await writeFile(`${outdir}/package.json`, `${JSON.stringify({ name, version, type: "module" })}\n`)
 	await writeFile(`${outdir}/THIRD-PARTY-LICENSES.txt`, await licencesOf(Object.keys(metafile.inputs)))
 }
 
