@@ -210,7 +210,7 @@ export async function runAgent(
 			} else {
 				const why = end.state === "failed" ? { error: end.error, retryable: end.retryable } : {}
 				log.info({ job: note.id, ms, ...why }, `a job was ${end.state}`)
-				await handIn({ ...note, ending: end, endedMs: now() })
+				await handIn({ ...note, ending: end, endedMs: now() }, heart.gone)
 			}
 		} finally {
 			await heart.stop()
@@ -218,9 +218,12 @@ export async function runAgent(
 		}
 	}
 
-	async function handIn(note: Note & { ending: Ending }): Promise<void> {
+	async function handIn(note: Note & { ending: Ending }, gone?: AbortSignal): Promise<void> {
 		await notebook.write(note)
-		const delivery = await deliver(note, queue, notebook, stop, { log, now })
+		const delivery = await deliver(note, queue, notebook, stop, {
+			...{ log, now },
+			...(gone === undefined ? {} : { gone }),
+		})
 		if (delivery === "interrupted") {
 			log.warn({ job: note.id }, "how the job ended is kept for the next start")
 			return

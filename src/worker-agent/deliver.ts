@@ -9,11 +9,13 @@ export type Delivery = "taken" | "refused" | "given up" | "interrupted"
 
 // The queue manager keeps what belongs to a job for a day.
 const mostMs = 24 * 3600 * 1000
+const firstWaitMs = 500
 const longestWaitMs = 30_000
 
 /**
  * Asks again and again, waiting longer each time, until it is answered, a day has passed, or `stop` is aborted. In the
  * last case the note stays for the next start.
+ * @param gone aborted with the reason `cancelled` when nobody wants to hear of the job any more
  * @param note has an ending, and stands in the notebook
  */
 export async function deliver(
@@ -21,11 +23,12 @@ export async function deliver(
 	queue: QueueClient,
 	notebook: Notebook,
 	stop: AbortSignal,
-	{ log, now, firstWaitMs = 500 }: { log: Logger; now: () => number; firstWaitMs?: number },
+	{ log, now, gone }: { log: Logger; now: () => number; gone?: AbortSignal },
 ): Promise<Delivery> {
-	const rest = bell(stop)
+	const rest = gone === undefined ? bell(stop) : bell(stop, gone)
 	let ending = note.ending
 	for (let waitMs = firstWaitMs; ; waitMs = Math.min(waitMs * 2, longestWaitMs)) {
+		if (gone?.aborted === true && gone.reason === "cancelled") return "refused"
 		try {
 			const taken = await hand(note, ending, queue)
 			if (taken.state === "taken") return "taken"

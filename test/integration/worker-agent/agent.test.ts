@@ -189,6 +189,18 @@ describe("a job that is not wanted any more", () => {
 		expect(comfyui.seen.mostQueued).toBe(1)
 	})
 
+	test("is not handed in when it is cancelled after it was done, while the queue manager failed", async () => {
+		const job = queue.add(save())
+		queue.seen.completeAnswers.push(...Array.from({ length: 20 }, () => 503))
+		startAgent()
+		await has("it was told once", () => queue.seen.completeAnswers.length < 20)
+		job.status = "cancelled"
+		const { claims } = queue.seen
+		await has("it goes on to the next", () => queue.seen.claims > claims)
+		expect(job.endings).toBe(0)
+		expect(queue.seen.completeAnswers.length).toBeGreaterThan(10)
+	})
+
 	test("is dropped when its lease has gone to somebody else", async () => {
 		const job = queue.add(save({ hold: true }))
 		startAgent()
