@@ -1,7 +1,7 @@
 // Random schedules of everything that goes wrong: workers die, answers get lost, connections break, Redis is killed and
 // comes back from its append-only file, two queue managers work side by side. Afterwards every job has ended exactly once.
 import fc from "fast-check"
-import { afterAll, beforeAll, expect, test } from "vitest"
+import { expect, test } from "vitest"
 import { modes, type Priority } from "../../../src/queue-manager/job.ts"
 import type { Queue } from "../../../src/queue-manager/queue/queue.ts"
 import { describeWith } from "../../support/parts.ts"
@@ -38,18 +38,13 @@ const schedule = fc.array(fc.array(fc.tuple(act, fc.nat(1)), { minLength: 1, max
 type Act = typeof act extends fc.Arbitrary<infer T> ? T : never
 
 describeWith("redis", "chaos", () => {
-	let redis: TestRedis
-
-	beforeAll(async () => {
-		redis = await startTestRedis({ appendOnly: true })
-	})
-	afterAll(() => redis[Symbol.asyncDispose]())
-
 	test(
 		"every accepted job ends exactly once, whatever breaks",
 		async () => {
 			await fc.assert(
 				fc.asyncProperty(schedule, async (steps) => {
+					// Its own each time: the append-only file of all before would take longer and longer to load.
+					await using redis = await startTestRedis({ appendOnly: true })
 					await using world = await openWorld(redis)
 					for (const step of steps) await Promise.all(step.map(([one, by]) => world.play(one, by)))
 					await world.settle()
@@ -129,8 +124,9 @@ async function openWorld(redis: TestRedis) {
 			restarting ??= (async () => {
 				await redis.kill()
 				await redis.start()
+			})().finally(() => {
 				restarting = undefined
-			})()
+			})
 			await restarting
 		}
 	}
