@@ -44,7 +44,7 @@ export async function startTestRedis({ appendOnly = false } = {}): Promise<TestR
 			log += error.message
 		})
 		server = started
-		await poll(() => pong(socket), { what: "Redis answers", deadlineMs: 10_000 }).catch((error) => {
+		await poll(() => pong(socket), { what: "Redis answers", deadlineMs: 30_000 }).catch((error) => {
 			throw new Error(`${error.message}\n${log}`)
 		})
 	}

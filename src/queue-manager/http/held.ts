@@ -18,14 +18,13 @@ export async function heldUntilDone(service: Service, first: Found, client: Sock
 	const status = await service.status()
 	const maxWaitMs = Number(status.config.get("max_wait") ?? 600) * 1000
 	const deadline = service.now() + Math.min(maxWaitMs, longestMs)
-	let found = first
-	while (service.now() < deadline && !closing.aborted && !client.destroyed) {
+	for (let found = first; ; ) {
+		const isOver = service.now() >= deadline || closing.aborted || client.destroyed
 		found = (await queue.find(id).catch(() => undefined)) ?? found
 		const { status: state } = found.record
-		if (state !== "pending" && state !== "running") return found
+		if (isOver || (state !== "pending" && state !== "running")) return found
 		await changed(Math.min(lookAgainMs, deadline - service.now()))
 	}
-	return found
 
 	/** Until something happened to the job, or the time is up. */
 	function changed(mostMs: number): Promise<void> {

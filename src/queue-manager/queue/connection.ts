@@ -2,7 +2,7 @@
 import { createClient } from "@redis/client"
 import { messageOf } from "../../lib/errors.ts"
 import type { Secret } from "../../lib/secret.ts"
-import type { Script } from "./scripts.ts"
+import type { Script } from "./script-prelude.ts"
 
 export type RedisAddress = {
 	host: string

@@ -70,9 +70,11 @@ export function openQueue(address: RedisAddress, workshop: string, onTrouble: (e
 		const [first = ""] = fields
 		const size = fields.reduce((sum, field) => sum + field.length, 0)
 		const connection = size > largeBytes ? bulk : main
+		// Megabytes may stand in line behind other megabytes.
+		const timeoutMs = size > largeBytes ? 30_000 : undefined
 		const write = fields.length === 1 ? ["SET", key, first] : ["HSET", key, ...fields]
-		const written = connection.send(write, size > largeBytes ? 30_000 : undefined)
-		const bounded = connection.send(["PEXPIRE", key, String(orphanMs)])
+		const written = connection.send(write, timeoutMs)
+		const bounded = connection.send(["PEXPIRE", key, String(orphanMs)], timeoutMs)
 		// On one connection commands keep their order: nobody has to wait for the first.
 		await Promise.all([written, bounded])
 	}

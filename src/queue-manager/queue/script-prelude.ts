@@ -1,5 +1,15 @@
 // What every script of the engine begins with: the keys, the clock, and the moves that several scripts share.
 // Redis runs a script alone, from its first to its last command, so what stands here is never seen half done.
+import { createHash } from "node:crypto"
+
+/** A script, and the digest that Redis knows it by. */
+export type Script = { name: string; text: string; sha: string }
+
+/** Makes a script of its body. */
+export function script(name: string, body: string): Script {
+	const text = prelude + body
+	return { name, text, sha: createHash("sha1").update(text).digest("hex") }
+}
 
 /**
  * Keys, all below `KEYS[1]`, which is `cq:{<workshop>}`: one hash tag, so that a cluster keeps a workshop in one slot.
@@ -23,7 +33,7 @@
  * | `idempotency:<user>:<key>` | string id |
  * | `events` | stream, of bounded length |
  */
-export const prelude = `
+const prelude = `
 local base = KEYS[1]
 local call = redis.call
 local function key(name) return base .. ":" .. name end
