@@ -30,24 +30,30 @@ export const knownDirectories: readonly string[] = [
 	"vae_approx",
 ]
 
-const modelName = /\.(safetensors|sft|ckpt|pt|pt2|pth|bin|gguf|onnx|pkl)$/i
+export { isModelName } from "../formats/model-name.ts"
 
-/** Whether a file is one by its name. */
-export const isModelName = (path: string): boolean => modelName.test(path)
+// Directories that ComfyUI searches for one and the same kind of model.
+const sameKind: ReadonlyMap<string, string> = new Map([
+	["unet", "diffusion_models"],
+	["clip", "text_encoders"],
+	["t2i_adapter", "controlnet"],
+])
+
+/** The kind of model that ComfyUI looks for in a directory: its folder type. */
+export const folderTypeOf = (directory: string): string => sameKind.get(directory) ?? directory
 
 /** Whether a model's structure can be read. */
 export const isSafetensorsName = (path: string): boolean => /\.(safetensors|sft)$/i.test(path)
 
 // What downloaders leave beside models.
-const isSkipped = (name: string) => name.endsWith(".index.json") || name.endsWith(".metadata")
+const isSkipped = (path: string) => path.endsWith(".index.json") || path.endsWith(".metadata")
 
 /**
- * Every file below a directory, links followed, in byte order. Broken links and what is no file are listed too;
- * `.index.json` and `.metadata` files are not.
+ * Every file below a directory, links followed, in byte order. Broken links and what is no file are listed too.
  * @returns paths relative to the directory
- * @throws {OperatorError} (2) when there is no such directory
+ * @throws what the system throws
  */
-export async function listModels(directory: string, signal?: AbortSignal): Promise<string[]> {
+export async function listFiles(directory: string, signal?: AbortSignal): Promise<string[]> {
 	const found: string[] = []
 	const visit = async (path: string, above: readonly string[]): Promise<void> => {
 		signal?.throwIfAborted()
@@ -59,12 +65,21 @@ export async function listModels(directory: string, signal?: AbortSignal): Promi
 				// A link to a directory that it lies in would never end.
 				const identity = `${facts.dev}:${facts.ino}`
 				if (!above.includes(identity)) await visit(inner, [...above, identity])
-			} else if (!isSkipped(entry.name)) found.push(inner)
+			} else found.push(inner)
 		}
 	}
+	const { dev, ino } = await stat(directory)
+	await visit("", [`${dev}:${ino}`])
+	return found.sort(byBytes)
+}
+
+/**
+ * Every file below a directory of models, as `listFiles` does it, without `.index.json` and `.metadata` files.
+ * @throws {OperatorError} (2) when there is no such directory
+ */
+export async function listModels(directory: string, signal?: AbortSignal): Promise<string[]> {
 	try {
-		const { dev, ino } = await stat(directory)
-		await visit("", [`${dev}:${ino}`])
+		return (await listFiles(directory, signal)).filter((path) => !isSkipped(path))
 	} catch (error) {
 		if (codeOf(error) === "ENOENT" || codeOf(error) === "ENOTDIR")
 			throw new OperatorError(`there is no directory of models at ${directory}`, {
@@ -73,7 +88,6 @@ export async function listModels(directory: string, signal?: AbortSignal): Promi
 			})
 		throw systemError(error, `listing ${directory}`)
 	}
-	return found.sort(byBytes)
 }
 
 /** The order of paths everywhere: by their bytes, the same in every locale. */

@@ -2,6 +2,7 @@ import fc from "fast-check"
 import { describe, expect, test } from "vitest"
 import { inspectSafetensors } from "../../../src/lib/formats/safetensors.ts"
 import { makeHeader, makeModel, tensorsOf } from "../../support/model-maker.ts"
+import { assertOften } from "../../support/properties.ts"
 
 const readerOf = (bytes: Buffer) => async (offset: number, length: number) =>
 	bytes.subarray(offset, offset + length)
@@ -175,7 +176,7 @@ const names = fc.oneof(
 
 test("any set of tensors that fills its file passes, whatever the names, the order and the padding", async () => {
 	const parts = fc.uniqueArray(fc.tuple(names, fc.nat(50)), { selector: ([name]) => name, maxLength: 12 })
-	await fc.assert(
+	await assertOften(
 		fc.asyncProperty(parts, fc.nat(9), fc.boolean(), async (tensors, padding, reverse) => {
 			let at = 0
 			const members = tensors
@@ -188,7 +189,7 @@ test("any set of tensors that fills its file passes, whatever the names, the ord
 			expect(await withData(header, at)).toMatchObject({ state: "ok", tensors: members.length })
 			expect(await withData(header, at + 1)).toMatchObject({ state: "damaged" })
 		}),
-		{ numRuns: 1000 },
+		1000,
 	)
 })
 
@@ -207,7 +208,7 @@ test("no input makes it throw, and it takes nothing for JSON that JSON.parse ref
 		})
 	const anything = fc.uint8Array({ maxLength: 300 }).map(Buffer.from)
 	const wrapped = fc.oneof(json, anything).map((bytes) => makeHeader(bytes.toString("latin1")))
-	await fc.assert(
+	await assertOften(
 		fc.asyncProperty(fc.oneof(anything, wrapped, changed), async (bytes) => {
 			const finding = await inspect(bytes)
 			if (finding.state !== "ok") {
@@ -218,6 +219,6 @@ test("no input makes it throw, and it takes nothing for JSON that JSON.parse ref
 			const parsed: Record<string, unknown> = JSON.parse(header)
 			expect(Object.keys(parsed).filter((key) => key !== "__metadata__")).toHaveLength(finding.tensors)
 		}),
-		{ numRuns: 5000 },
+		5000,
 	)
 })

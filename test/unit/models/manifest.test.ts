@@ -3,6 +3,7 @@ import fc from "fast-check"
 import { describe, expect, test } from "vitest"
 import { stringify } from "yaml"
 import { parseManifest, renderManifest, unknownsOf } from "../../../src/lib/models/manifest.ts"
+import { assertOften } from "../../support/properties.ts"
 
 const digest = "0123456789abcdef".repeat(4)
 const shipped = readFileSync(new URL("../../../manifests/models.yaml", import.meta.url), "utf8")
@@ -103,12 +104,12 @@ const digests = fc.string({ unit: fc.constantFrom(..."0123456789abcdef"), minLen
 // Digests that YAML could take for a number.
 const numeric = fc.tuple(fc.nat(9), fc.nat(9)).map(([one, two]) => `${one}e${String(two).repeat(62)}`)
 
-test("what is rendered is read as the same, whatever the digests look like", () => {
+test("what is rendered is read as the same, whatever the digests look like", async () => {
 	const model = fc.record({
 		sha256: fc.oneof(digests, numeric),
 		sizeBytes: fc.integer({ min: 1, max: 2 ** 50 }),
 	})
-	fc.assert(
+	await assertOften(
 		fc.property(fc.array(model, { maxLength: 5 }), (models) => {
 			const figures = { from: "yes", verified: true }
 			const entries = models.map((one, index) => ({ path: `vae/${index}`, ...one, figures }))
@@ -116,11 +117,11 @@ test("what is rendered is read as the same, whatever the digests look like", () 
 			expect(parseManifest(renderManifest(manifest))).toEqual({ manifest })
 			expect(renderManifest({ version: 1, models: entries.toReversed() })).toBe(renderManifest(manifest))
 		}),
-		{ numRuns: 300 },
+		300,
 	)
 })
 
-test("no text makes it throw", () => {
+test("no text makes it throw", async () => {
 	const at = fc.nat(shipped.length)
 	const cut = fc
 		.tuple(at, at, fc.string())
@@ -130,7 +131,7 @@ test("no text makes it throw", () => {
 		arbitrary: cut.map((one) => one.slice(-600)),
 		weight: 2,
 	})
-	fc.assert(
+	await assertOften(
 		fc.property(text, (input) => {
 			const parsed = parseManifest(input)
 			expect(parsed.problems === undefined || parsed.problems.length > 0).toBe(true)
@@ -139,6 +140,6 @@ test("no text makes it throw", () => {
 				expect(message).not.toBe("")
 			}
 		}),
-		{ numRuns: 2000 },
+		2000,
 	)
 })
