@@ -11,8 +11,6 @@ export type Fault =
 	/** Passed on, and the connection closed. */
 	| "reset"
 
-export type LoadBalancer = Awaited<ReturnType<typeof startLoadBalancer>>
-
 /**
  * @param replicas where each listens; the list may be changed at any time
  * @param options.key the token it wants

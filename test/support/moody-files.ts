@@ -2,10 +2,10 @@
 // threads, with a control file that makes them block (truly: the thread stands still, as in a hung system call), fail,
 // or give an older listing. Not a file system: a hung NFS mount can't be had here.
 import { readFileSync } from "node:fs"
-import { parentPort } from "node:worker_threads"
-import { serveOperations } from "../../src/queue-manager/outputs/file-thread.ts"
+import { parentPort, workerData } from "node:worker_threads"
 import type { Place } from "../../src/queue-manager/outputs/held-files.ts"
 import { type Entry, type Listing, operations } from "../../src/queue-manager/outputs/operations.ts"
+import { serveOperations } from "../../src/queue-manager/outputs/serve-operations.ts"
 
 export type Mood = {
 	/** Operations that don't return while they are named here; `*` for all. */
@@ -18,7 +18,7 @@ export type Mood = {
 	unreadable?: string[]
 }
 
-const control = new URL(import.meta.url).searchParams.get("control") ?? ""
+const control = String(workerData)
 const mood = (): Mood => {
 	try {
 		return JSON.parse(readFileSync(control, "utf8")) as Mood

@@ -49,9 +49,15 @@ export async function createShareWorld(
 	]
 	for (const path of [share, outputs, other]) mkdirSync(path)
 	const control = join(directory, "mood.json")
-	const threadFile = new URL(`./moody-files.ts?control=${encodeURIComponent(control)}`, import.meta.url)
-	const looking = openFilePool({ name: "the share", threads: 2, deadlineMs: 1_500, threadFile })
-	const delivering = openFilePool({ name: "the share", threads: 2, threadFile })
+	const threadFile = new URL("./moody-files.ts", import.meta.url)
+	const looking = openFilePool({
+		name: "the share",
+		threads: 2,
+		deadlineMs: 1_500,
+		threadFile,
+		threadData: control,
+	})
+	const delivering = openFilePool({ name: "the share", threads: 2, threadFile, threadData: control })
 	const records = fileRecords(join(directory, "records.json"))
 
 	const replicas: Comfyui[] = []

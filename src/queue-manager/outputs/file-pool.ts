@@ -2,8 +2,8 @@
 // a thread that is stuck in the kernel can't be ended, so it is left waiting and taken back when it comes to.
 import { Worker } from "node:worker_threads"
 import { OperatorError } from "../../lib/errors.ts"
-import type { Answer, Request } from "./file-thread.ts"
 import { type Operations, operations } from "./operations.ts"
+import type { Answer, Request } from "./serve-operations.ts"
 
 /** The operations of operations.ts, run elsewhere; each rejects with a `FileTrouble`. */
 export type Files = {
@@ -32,6 +32,8 @@ export type FilePoolOptions = {
 	deadlineMs?: number
 	/** What the threads run; another one in tests, and where everything is bundled. */
 	threadFile?: URL
+	/** Handed to that. */
+	threadData?: unknown
 }
 
 type Task = Request & { settle(answer: Answer): void; isOver: boolean }
@@ -46,6 +48,7 @@ export function openFilePool({
 		import.meta.url.endsWith(".ts") ? "./file-thread.ts" : "./file-thread.js",
 		import.meta.url,
 	),
+	threadData,
 }: FilePoolOptions): { files: Files; stuck(): number } & AsyncDisposable {
 	const pool: Thread[] = []
 	const waiting: Task[] = []
@@ -65,7 +68,7 @@ export function openFilePool({
 	}
 	const startThread = (): Thread | undefined => {
 		if (pool.length >= threads) return undefined
-		const thread: Thread = { worker: new Worker(threadFile), task: undefined }
+		const thread: Thread = { worker: new Worker(threadFile, { workerData: threadData }), task: undefined }
 		const leave = (message: string) => {
 			const at = pool.indexOf(thread)
 			if (at >= 0) pool.splice(at, 1)
@@ -76,8 +79,9 @@ export function openFilePool({
 		}
 		thread.worker.on("message", (answer: Answer) => {
 			const { task } = thread
+			if (task?.id !== answer.id) return
 			thread.task = undefined
-			task?.settle(answer)
+			task.settle(answer)
 			next()
 		})
 		thread.worker.on("error", (error) => leave(`a thread for files ended: ${error}`))

@@ -3,7 +3,7 @@ import { OperatorError } from "../../lib/errors.ts"
 import type { Secret } from "../../lib/secret.ts"
 import type { FarSide } from "../outputs/preflight.ts"
 
-export type Answer = { status: number; body: unknown; retryAfterMs: number | undefined }
+export type Answer = { status: number; text: string; body: unknown; retryAfterMs: number | undefined }
 
 /** What a replica knew of a prompt when it was asked. */
 export type Sighting =
@@ -13,10 +13,13 @@ export type Sighting =
 export type ComfyuiClient = {
 	/** @throws {NoAnswer} when none came */
 	prompt(body: unknown, options: { timeoutMs: number; signal?: AbortSignal }): Promise<Answer>
-	/** Asks whichever replica answers; `unseen` proves nothing, and so does no answer. */
-	sight(promptId: string, signal?: AbortSignal): Promise<Sighting>
-	/** Takes a prompt out of the queue, and interrupts it where it runs; each of them once. */
-	stop(promptId: string): Promise<void>
+	/**
+	 * Asks whichever replica answers; `unseen` proves nothing, and so does no answer.
+	 * @param round how often it was asked before
+	 */
+	sight(promptId: string, round: number, signal?: AbortSignal): Promise<Sighting>
+	/** Takes a prompt out of the queue, and interrupts it where it runs. @param round how often it was tried before */
+	stop(promptId: string, round: number): Promise<void>
 	far: FarSide
 }
 
@@ -54,7 +57,7 @@ export function comfyuiClient(endpoint: {
 			...request
 		}: Omit<RequestInit, "signal"> & { timeoutMs: number; signal?: AbortSignal | undefined },
 	): Promise<Answer> {
-		const timeout = AbortSignal.timeout(timeoutMs)
+		const timeout = AbortSignal.timeout(Math.ceil(timeoutMs))
 		try {
 			const response = await fetch(`${endpoint.url}${path}`, {
 				...request,
@@ -63,7 +66,7 @@ export function comfyuiClient(endpoint: {
 				signal: signal === undefined ? timeout : AbortSignal.any([signal, timeout]),
 			})
 			const text = await readText(response)
-			return { status: response.status, body: parse(text), retryAfterMs: retryAfter(response.headers) }
+			return { status: response.status, text, body: parse(text), retryAfterMs: retryAfter(response.headers) }
 		} catch (error) {
 			signal?.throwIfAborted()
 			if (timeout.aborted)
@@ -85,19 +88,29 @@ export function comfyuiClient(endpoint: {
 
 	return {
 		prompt: (body, { timeoutMs, signal }) => post("/prompt", body, timeoutMs, signal),
-		async sight(promptId, signal) {
-			const history = await get(`/history/${encodeURIComponent(promptId)}`, signal)
-			const entry = field(history.body, promptId)
-			if (entry !== undefined) return fromHistory(entry)
-			const { body } = await get("/queue", signal)
-			const holds = (list: unknown) =>
-				Array.isArray(list) && list.some((item) => Array.isArray(item) && item[1] === promptId)
-			if (holds(field(body, "queue_running"))) return { state: "running" }
-			return { state: holds(field(body, "queue_pending")) ? "pending" : "unseen" }
+		async sight(promptId, round, signal) {
+			const inHistory = async (): Promise<Sighting> => {
+				const { body } = await get(`/history/${encodeURIComponent(promptId)}`, signal)
+				const entry = field(body, promptId)
+				return entry === undefined ? { state: "unseen" } : fromHistory(entry)
+			}
+			const inQueue = async (): Promise<Sighting> => {
+				const { body } = await get("/queue", signal)
+				const holds = (list: unknown) =>
+					Array.isArray(list) && list.some((item) => Array.isArray(item) && item[1] === promptId)
+				if (holds(field(body, "queue_running"))) return { state: "running" }
+				return { state: holds(field(body, "queue_pending")) ? "pending" : "unseen" }
+			}
+			for (const ask of outOfStep(inHistory, inQueue, round)) {
+				const sighting = await ask()
+				if (sighting.state !== "unseen") return sighting
+			}
+			return { state: "unseen" }
 		},
-		async stop(promptId) {
-			await post("/queue", { delete: [promptId] }, smallTimeoutMs)
-			await post("/interrupt", { prompt_id: promptId }, smallTimeoutMs)
+		async stop(promptId, round) {
+			const unqueue = () => post("/queue", { delete: [promptId] }, smallTimeoutMs)
+			const interrupt = () => post("/interrupt", { prompt_id: promptId }, smallTimeoutMs)
+			for (const ask of outOfStep(unqueue, interrupt, round)) await ask()
 		},
 		far: {
 			async read({ subfolder, filename }) {
@@ -106,7 +119,7 @@ export function comfyuiClient(endpoint: {
 				if (answer.status === 404) return undefined
 				if (answer.status !== 200)
 					throw new OperatorError(`${endpoint.name} answers ${answer.status} to /view`)
-				return String(answer.body)
+				return answer.text
 			},
 			async write({ subfolder, filename }, text) {
 				const form = new FormData()
@@ -119,6 +132,20 @@ export function comfyuiClient(endpoint: {
 			},
 		},
 	}
+}
+
+/**
+ * Two questions in turn would each reach the same replicas for ever, where a balancer deals them out one after the
+ * other: so their order and number differ from round to round.
+ */
+function outOfStep<T>(one: () => Promise<T>, other: () => Promise<T>, round: number): (() => Promise<T>)[] {
+	const orders = [
+		[one, other],
+		[other, one],
+		[one, one, other],
+		[other, other, one],
+	]
+	return orders[round % orders.length] ?? []
 }
 
 async function readText(response: Response): Promise<string> {

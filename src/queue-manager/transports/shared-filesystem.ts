@@ -3,7 +3,7 @@
 // prompt is taken as a hint where it says something, and as nothing where it doesn't.
 import { messageOf } from "../../lib/errors.ts"
 import { type Delivery, type DeliveryOptions, deliverFile } from "../outputs/deliver.ts"
-import type { Files } from "../outputs/file-pool.ts"
+import { type Files, FileTrouble } from "../outputs/file-pool.ts"
 import type { OutputKey } from "../outputs/kinds.ts"
 import { attemptDirectory, type OutputPlan, planOutputs, promptId } from "../outputs/prefix.ts"
 import { type Preflight, preflight } from "../outputs/preflight.ts"
@@ -171,11 +171,11 @@ export function sharedFilesystem(options: SharedFilesystemOptions): SharedFilesy
 				await files.write({ ...place, text: JSON.stringify(run) })
 				// What an earlier submission may have started is of no use any more.
 				for (let earlier = 1; earlier < run.submission; earlier++)
-					void endpoint.client.stop(promptId(nameOf(job, earlier))).catch(() => {})
+					void endpoint.client.stop(promptId(nameOf(job, earlier)), earlier).catch(() => {})
 			} catch (error) {
 				if (!runs.has(keyOf(job))) {
 					endpoints.release(keyOf(job))
-					if (error instanceof StartFailed || signal?.aborted) throw error
+					if (!(error instanceof FileTrouble)) throw error
 					throw new StartFailed(messageOf(error), { reason: "share", hint: `findmnt --target ${shareRoot}` })
 				}
 			}
@@ -196,6 +196,7 @@ export function sharedFilesystem(options: SharedFilesystemOptions): SharedFilesy
 			const startedMs = Math.min(run.acceptedMs, clock.nowMs())
 			let sightAtMs = startedMs + sightMs
 			let asking = false
+			let rounds = 0
 			let trouble = "the share was never read"
 			try {
 				onProgress({ phase: "polling" })
@@ -232,7 +233,7 @@ export function sharedFilesystem(options: SharedFilesystemOptions): SharedFilesy
 						asking = true
 						sightAtMs = nowMs + sightMs
 						void client
-							.sight(promptId(name), signal)
+							.sight(promptId(name), rounds++, signal)
 							.then((sighting) => {
 								seen.now = sighting
 								if (sighting.state !== "unseen") seen.best = sighting.state
@@ -258,7 +259,7 @@ export function sharedFilesystem(options: SharedFilesystemOptions): SharedFilesy
 			// Each round may reach another replica; nothing tells how many there are.
 			for (let round = 0; round < stopRounds; round++)
 				for (const submission of new Set([...submissions, run?.submission ?? 1]))
-					await client.stop(promptId(nameOf(job, submission))).catch(() => {})
+					await client.stop(promptId(nameOf(job, submission)), round).catch(() => {})
 		},
 		async watchLate(job, onAmendment, signal) {
 			const run = await recall(job)

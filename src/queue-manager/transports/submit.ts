@@ -32,7 +32,7 @@ export async function submit(options: SubmitOptions): Promise<Accepted> {
 	let last = "no answer"
 	for (;;) {
 		const leftMs = untilMs - clock.nowMs()
-		if (leftMs <= 0)
+		if (leftMs < 1)
 			throw new StartFailed(
 				`${endpoint.name} did not take the job within ${options.acceptMs / 1000} s (the last: ${last})`,
 				{ reason: "unavailable", hint: "look at the deployment's replicas, or switch to another endpoint" },

@@ -121,7 +121,7 @@ describe("a job ends with its files delivered whole", () => {
 
 describe("submitting", () => {
 	test("502, 503 and 504 are tried again; each that may have been taken unseen gets a directory of its own", async () => {
-		await using world = await createShareWorld()
+		await using world = await createShareWorld({ transport: { acceptMs: 30_000 } })
 		world.balancer.failNext("/prompt", { answer: 503, retryAfter: 0 }, "lose-answer", { answer: 502 })
 		const job = jobOf(imageWorkflow())
 		expect(await world.run(job)).toMatchObject({ state: "completed" })

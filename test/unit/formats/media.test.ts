@@ -147,13 +147,14 @@ function jpegUpToPreview(): Buffer {
 	return bytes.subarray(0, bytes.indexOf(Buffer.from([0xff, 0xd9])) + 2)
 }
 
-test("a Matroska stream is whole only when its index stands at its end", async () => {
-	const bytes = fileOf("streamed.webm")
-	expect(await inspect(bytes)).toMatchObject({ kind: "webm" })
-	const finding = await inspect(bytes)
+test("a Matroska file whose size was never filled in is whole only when its index stands at its end", async () => {
+	expect(await inspect(fileOf("streamed.webm"))).toMatchObject({ kind: "webm", state: "unfinished" })
+	const bytes = fileOf("video.webm")
+	const segment = bytes.indexOf(Buffer.from("18538067", "hex"))
+	Buffer.from("01ffffffffffffff", "hex").copy(bytes, segment + 4)
+	expect(await inspect(bytes)).toEqual({ kind: "webm", state: "whole" })
 	const cues = bytes.lastIndexOf(Buffer.from("1c53bb6b", "hex"))
-	expect(finding.state).toBe(cues > 0 ? "whole" : "unfinished")
-	if (cues > 0) expect((await inspect(bytes.subarray(0, cues))).state).toBe("unfinished")
+	expect(await inspect(bytes.subarray(0, cues))).toMatchObject({ state: "unfinished" })
 })
 
 test.each<[string, string, (bytes: Buffer) => void, RegExp]>([
