@@ -13,7 +13,8 @@ const usage = `npm run load-test -- [options]
   --mode round_robin fifo | round_robin | priority; for a queue manager of its own
   --videos 0.2       share of video jobs
   --speed 200        times faster than real
-  --url URL          of a queue manager that runs; QUEUE_MANAGER_TOKEN holds an admin's token for it
+  --url URL          of a queue manager that runs; QUEUE_MANAGER_TOKEN holds an admin's token for it;
+                     its queue must be empty
   --deadline 300     seconds after which it is given up
   --seed 1           for durations and the mix
   --json             the report as one JSON object`
@@ -35,7 +36,7 @@ const { values } = parseArgs({
 })
 
 if (values.help) console.log(usage)
-else if (values.url !== undefined) await run(values.url)
+else if (values.url !== undefined) await runElsewhere(values.url)
 else await runOnOwn()
 
 async function runOnOwn(): Promise<void> {
@@ -46,6 +47,17 @@ async function runOnOwn(): Promise<void> {
 		MAX_QUEUE_DEPTH: "0",
 	})
 	await run(manager.url)
+}
+
+/** Its workers finish whatever they are given: somebody's real job must not be among it. */
+async function runElsewhere(url: string): Promise<void> {
+	const token = process.env["QUEUE_MANAGER_TOKEN"]
+	const headers: Record<string, string> = token === undefined ? {} : { authorization: `Bearer ${token}` }
+	const answer = await fetch(`${url}/api/queue/status`, { headers })
+	const status = (await answer.json()) as { pending_jobs?: number; running_jobs?: number }
+	if (answer.ok && status.pending_jobs === 0 && status.running_jobs === 0) return run(url)
+	console.error(`${url} has jobs of its own, or doesn't say: ${JSON.stringify(status)}`)
+	process.exitCode = 2
 }
 
 async function run(url: string): Promise<void> {
