@@ -11,6 +11,7 @@ const packages = [
 	{ package: "tar", program: "tar", part: "archives", for: "archives" },
 	{ package: "age", program: "age", part: "age", for: "encrypted archives" },
 	{ package: "keyutils", program: "keyctl", part: "keyring", for: "secrets in the kernel's keyring" },
+	{ package: "redis-server", program: "redis-server", part: "redis", for: "the queue" },
 	{ package: "debootstrap", program: "debootstrap", part: "instances", for: "the base of fresh instances" },
 	{ package: "systemd-container", program: "systemd-nspawn", part: "instances", for: "fresh instances" },
 	{ package: "iproute2", program: "ip", part: "instances", for: "the instances' network" },

@@ -2,7 +2,7 @@
 import { describe } from "vitest"
 
 /** Parts that can be missing where Debian packages can't be installed or the tests don't run as root. */
-type Part = "instances" | "sshd" | "git" | "age" | "keyring"
+type Part = "redis" | "instances" | "sshd" | "git" | "age" | "keyring"
 
 /**
  * A group of tests that needs a part of the test world. Where it is missing, the group is skipped in the open, with
