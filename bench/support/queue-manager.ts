@@ -1,7 +1,7 @@
 // A queue manager on its Redis, as benchmarks of it need them, and clients that keep their connection.
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs"
 import { Agent, request } from "node:http"
-import { cpus } from "node:os"
+import { cpus, loadavg } from "node:os"
 import { fileURLToPath } from "node:url"
 import { startQueueManager } from "../../test/support/queue-manager.ts"
 import { startTestRedis } from "../../test/support/redis.ts"
@@ -85,7 +85,9 @@ export function report(
 	)
 	const { version } = JSON.parse(readFileSync(`${root}package.json`, "utf8")) as { version: string }
 	const machine = `${cpus()[0]?.model ?? "unknown"}, ${cpus().length} cores, clients on the same machine`
-	const result = { measured: rounded, node: process.version, machine, version }
+	// On a machine that others use at the time the values are theirs as much as ours: it is said how busy it was.
+	const loadAverage = loadavg().map((value) => Number(value.toFixed(2)))
+	const result = { measured: rounded, loadAverage, node: process.version, machine, version }
 	mkdirSync(`${root}bench/results`, { recursive: true })
 	writeFileSync(`${root}bench/results/${goal}.json`, `${JSON.stringify(result, undefined, "\t")}\n`)
 	for (const [name, one] of Object.entries(rounded)) {

@@ -1,7 +1,7 @@
 // How often random tests run: few times in CI, many at night.
 
 /**
- * The number of runs of a property or a schedule. `COMFYUME_TEST_RUNS` multiplies it: the nightly suite sets 50.
+ * The number of runs of a property or a schedule. `COMFYUME_TEST_RUNS` multiplies it: 35 makes a thousand schedules of chaos.
  * @param usual how many a run of `npm test` makes
  */
 export function runs(usual: number): number {
