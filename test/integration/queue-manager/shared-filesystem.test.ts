@@ -283,8 +283,9 @@ describe("the share misbehaves", () => {
 		const job = jobOf(imageWorkflow(2))
 		await world.transport.start(job)
 		const outcome = world.transport.observe(job, () => {}, never)
-		await poll(() => world.said.some(({ event }) => event === "first-file"), {
-			what: "a file",
+		// By then the first is whole, and was seen to be.
+		await poll(() => existsSync(join(world.share, placeOf(job, "/9~Film_00002_.png"))), {
+			what: "the second picture",
 			deadlineMs: 5_000,
 		})
 		world.mood({ hide: ["9~Film_00001_.png"] })
