@@ -6,7 +6,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { setTimeout as pause } from "node:timers/promises"
 import { Secret } from "../../src/lib/secret.ts"
-import { openFilePool } from "../../src/queue-manager/outputs/file-pool.ts"
+import { type Files, openFilePool } from "../../src/queue-manager/outputs/file-pool.ts"
 import type { SettleTimes } from "../../src/queue-manager/outputs/settle.ts"
 import { openEndpoints } from "../../src/queue-manager/transports/endpoints.ts"
 import {
@@ -58,6 +58,14 @@ export async function createShareWorld(
 		threadData: control,
 	})
 	const delivering = openFilePool({ name: "the share", threads: 2, threadFile, threadData: control })
+	let looks = 0
+	const counted: Files = {
+		...looking.files,
+		list(...given) {
+			looks++
+			return looking.files.list(...given)
+		},
+	}
 	const records = fileRecords(join(directory, "records.json"))
 
 	const replicas: Comfyui[] = []
@@ -86,7 +94,7 @@ export async function createShareWorld(
 		)
 		const transport = sharedFilesystem({
 			endpoints,
-			files: looking.files,
+			files: counted,
 			deliveryFiles: delivering.files,
 			records,
 			clock: realClock,
@@ -125,6 +133,8 @@ export async function createShareWorld(
 		open,
 		run,
 		stuck: looking.stuck,
+		/** How often a directory was listed. */
+		looks: () => looks,
 		files: looking.files,
 		mood: (mood: Mood) => writeFileSync(control, JSON.stringify(mood)),
 		/** The visible files of a user, in order. */
