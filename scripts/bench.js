@@ -1,17 +1,28 @@
-// npm run bench -- P11: measures one of the speed goals. Plain JavaScript: an old Node hands over to the pinned one.
+// npm run bench -- P1 P3 [--quick]: measures speed goals, and renews the table in docs/benchmarks.md. Plain JavaScript:
+// an old Node hands over to the pinned one.
 import { spawnSync } from "node:child_process"
-import { existsSync } from "node:fs"
+import { existsSync, readdirSync } from "node:fs"
 import { fileURLToPath } from "node:url"
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url))
-const [goal = "", ...rest] = process.argv.slice(2)
-const file = here(`../bench/${goal}.ts`)
+const given = process.argv.slice(2)
+const options = given.filter((argument) => argument.startsWith("--"))
+const all = readdirSync(here("../bench")).flatMap((file) => /^(P\d+)\.ts$/.exec(file)?.[1] ?? [])
+const named = given.filter((argument) => !argument.startsWith("--"))
+const goals = named.includes("all") ? all.sort((a, b) => a.slice(1) - b.slice(1)) : named
 
-if (!/^P\d+$/.test(goal) || !existsSync(file)) {
-	console.error("usage: npm run bench -- P11   (bench/ holds one file per goal)")
+if (goals.length === 0 || goals.some((goal) => !all.includes(goal))) {
+	console.error(`usage: npm run bench -- all|${all.join("|")} … [--quick]`)
 	process.exitCode = 2
 } else {
 	const pinned = here(`../node_modules/node-linux-${process.arch}/bin/node`)
 	const node = existsSync(pinned) ? pinned : process.execPath
-	process.exitCode = spawnSync(node, [file, ...rest], { stdio: "inherit" }).status ?? 1
+	const run = (file, argv) => spawnSync(node, [here(file), ...argv], { stdio: "inherit" }).status ?? 1
+	run("../bench/support/bundle.ts", [])
+	const ended = goals.map((goal) => {
+		const bundled = `../dist/bench/${goal}.js`
+		return run(existsSync(here(bundled)) ? bundled : `../bench/${goal}.ts`, options)
+	})
+	ended.push(run("../bench/support/table.ts", []))
+	process.exitCode = ended.find((status) => status !== 0) ?? 0
 }

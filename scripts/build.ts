@@ -1,11 +1,27 @@
-// npm run build: the CLI as one split bundle in dist/cli, so that it starts without node_modules and loads what it needs.
-import { readdir, readFile, rm, writeFile } from "node:fs/promises"
+// npm run build: what runs without node_modules. The CLI as a split bundle in dist/cli, which loads what it needs; the
+// services as one file each, dist/queue-manager/main.js and dist/worker-agent/main.js.
+import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises"
 import { fileURLToPath } from "node:url"
 import { build } from "esbuild"
 
 const root = fileURLToPath(new URL("..", import.meta.url))
 
-if (import.meta.main) await buildCli(`${root}dist/cli`)
+// For the CommonJS packages among the bundled ones.
+const banner = {
+	js: [
+		// Made when it is first called: making it takes 3 ms, and most starts need none.
+		"let __made;" +
+			"const require=(id)=>(__made??=process.getBuiltinModule('module').createRequire(import.meta.url))(id)",
+		"__filename=import.meta.filename,__dirname=import.meta.dirname",
+	].join(","),
+}
+
+if (import.meta.main) {
+	await buildCli(`${root}dist/cli`)
+	await buildQueueManager(`${root}dist/queue-manager`)
+	await buildWorkerAgent(`${root}dist/worker-agent`)
+	await buildAuthGate(`${root}dist/auth-gate`)
+}
 
 /** Bundles the CLI into a directory, which is made anew. */
 export async function buildCli(outdir: string): Promise<void> {
@@ -13,7 +29,11 @@ export async function buildCli(outdir: string): Promise<void> {
 	const { metafile } = await build({
 		metafile: true,
 		absWorkingDir: root,
-		entryPoints: ["src/cli.ts"],
+		// Threads are started from files of their own, beside the chunks that start them.
+		entryPoints: [
+			{ in: "src/cli.ts", out: "cli" },
+			{ in: "src/lib/storage/transfer-worker.ts", out: "transfer-worker" },
+		],
 		outdir,
 		bundle: true,
 		splitting: true,
@@ -26,17 +46,54 @@ export async function buildCli(outdir: string): Promise<void> {
 		mainFields: ["module", "main"],
 		// ssh2's optional native parts; it does without.
 		external: ["cpu-features", "*.node"],
-		// For the CommonJS packages among the bundled ones.
-		banner: {
-			js: [
-				// Made when it is first called: making it takes 3 ms, and most starts need none.
-				"let __made;" +
-					"const require=(id)=>(__made??=process.getBuiltinModule('module').createRequire(import.meta.url))(id)",
-				"__filename=import.meta.filename,__dirname=import.meta.dirname",
-			].join(","),
-		},
+		banner,
 		logLevel: "warning",
 	})
+	await writeFile(`${outdir}/THIRD-PARTY-LICENSES.txt`, await licencesOf(Object.keys(metafile.inputs)))
+}
+
+/** Bundles the queue manager into one file of a directory, which is made anew. */
+export async function buildQueueManager(outdir: string): Promise<void> {
+	await buildService("queue-manager", outdir)
+}
+
+/** Bundles the worker agent into one file of a directory, which is made anew. */
+export async function buildWorkerAgent(outdir: string): Promise<void> {
+	await buildService("worker-agent", outdir)
+	// The image takes over this directory with its owner, and a volume takes it over from the image.
+	await mkdir(`${outdir}/state`)
+	await writeFile(`${outdir}/state/.keep`, "")
+}
+
+/** Bundles the auth gate into one file of a directory, which is made anew. */
+export async function buildAuthGate(outdir: string): Promise<void> {
+	await buildService("auth-gate", outdir)
+}
+
+async function buildService(
+	name: "queue-manager" | "worker-agent" | "auth-gate",
+	outdir: string,
+): Promise<void> {
+	await rm(outdir, { recursive: true, force: true })
+	const { version } = JSON.parse(await readFile(`${root}package.json`, "utf8")) as { version: string }
+	const { metafile } = await build({
+		metafile: true,
+		absWorkingDir: root,
+		entryPoints: [`src/${name}/main.ts`],
+		outfile: `${outdir}/main.js`,
+		bundle: true,
+		format: "esm",
+		platform: "node",
+		target: "node22.15",
+		minifySyntax: true,
+		minifyWhitespace: true,
+		define: { COMFYUME_VERSION: JSON.stringify(version) },
+		// Optional native parts of ws, which does without.
+		external: ["bufferutil", "utf-8-validate"],
+		banner,
+		logLevel: "warning",
+	})
+	await writeFile(`${outdir}/package.json`, `${JSON.stringify({ name, version, type: "module" })}\n`)
 	await writeFile(`${outdir}/THIRD-PARTY-LICENSES.txt`, await licencesOf(Object.keys(metafile.inputs)))
 }
 

@@ -1,16 +1,27 @@
 // comfyume backup: everything in the catalogue that lies on the server stands, proven, on the share and in R2.
 import { Command, Option } from "commander"
+import type { Artifact } from "../lib/artifacts/catalogue.ts"
 import { exitCodes } from "../lib/errors.ts"
-import type { Plan } from "../lib/plan/step.ts"
+import type { Plan, Step, SummaryRow } from "../lib/plan/step.ts"
 import { artifactsOf } from "../lib/steps/artifacts.ts"
 import { backupArchive } from "../lib/steps/backup-archive.ts"
+import { backupModels } from "../lib/steps/backup-models.ts"
 import { backupCheckout } from "../lib/steps/checkout.ts"
 import type { StepContext } from "../lib/steps/context.ts"
+import { spokenWords } from "../lib/steps/heal-options.ts"
+import { manifestIn, modelManifest, namedManifest } from "../lib/steps/models.ts"
 import { type CommonOptions, commonOptions, names, runCommand } from "../lib/steps/run-command.ts"
 import { exitStatusHelp } from "../lib/ui/help.ts"
 import type { CommandRun } from "../lib/ui/surroundings.ts"
 
-type BackupOptions = CommonOptions & { only: readonly string[]; skip: readonly string[] }
+type BackupOptions = CommonOptions & {
+	only: readonly string[]
+	skip: readonly string[]
+	manifest?: string
+	/** The text of the manifest that was named. */
+	manifestText?: string
+	deep?: boolean
+}
 
 export function create(run: CommandRun): Command {
 	return commonOptions
@@ -18,19 +29,25 @@ export function create(run: CommandRun): Command {
 		.summary("back up the server, and prove that the backups can be restored")
 		.description(
 			"Packs what the catalogue lists, reads every archive back, and stores it on the share and in R2. " +
-				"What has not changed is not stored again. One artifact's failure doesn't stop the others.",
+				"What has not changed is not stored again. One artifact's failure doesn't stop the others. " +
+				"Of the models on the share, those that the models' bucket doesn't have are stored there; " +
+				"what it has is never replaced.",
 		)
 		.addOption(
 			new Option("--only <artifacts>", "only these, separated by commas").argParser(names).default([], "all"),
 		)
 		.addOption(new Option("--skip <artifacts>", "all but these").argParser(names).default([], "none"))
+		.option("--manifest <file>", "what is known of the models (else the manifest that comes with comfyume)")
+		.option("--deep", "also read the models that the bucket has already, and compare their sha256")
 		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 5, 6, 7, 8, 129, 130, 143]))
 		.action((options: BackupOptions) =>
 			runCommand(run, {
 				command: "backup",
 				options,
 				argv: argvOf(options),
-				plan: (context) => planBackup(context, run.surroundings.packageRoot, options),
+				files: () => namedManifest(run.surroundings, options.manifest),
+				plan: (context, { files }) =>
+					planBackup(context, run.surroundings.packageRoot, { ...options, ...manifestIn(files) }),
 			}),
 		)
 }
@@ -38,42 +55,51 @@ export function create(run: CommandRun): Command {
 const listOption = (flag: string, values: readonly string[]) =>
 	values.length === 0 ? [] : [flag, values.join(",")]
 
-const argvOf = ({ only, skip }: Pick<BackupOptions, "only" | "skip">) => [
+const argvOf = ({ only, skip, manifest, deep }: Omit<BackupOptions, keyof CommonOptions> & CommonOptions) => [
 	...listOption("--only", only),
 	...listOption("--skip", skip),
+	...(manifest === undefined ? [] : ["--manifest", manifest]),
+	...(deep === true ? ["--deep"] : []),
 ]
 
-/** One step per artifact, independent of each other. */
+/** One step per artifact and one per model, independent of each other. */
 export async function planBackup(
 	context: StepContext,
 	packageRoot: string,
-	options: Pick<BackupOptions, "only" | "skip">,
+	options: Pick<BackupOptions, "only" | "skip" | "manifest" | "manifestText" | "deep">,
 ): Promise<Plan> {
 	const { environment, hostConfiguration, place, sources, summary } = context
 	const { selected: artifacts } = await artifactsOf(context, packageRoot, options)
 	const destinations = sources.filter(({ name }) => name !== "local")
-	const again = ["comfyume backup", context.spoken, ...argvOf(options)].join(" ")
+	const again = ["comfyume backup", context.spoken, spokenWords(argvOf(options))].join(" ").trimEnd()
+	const models = artifacts.some(({ kind }) => kind === "models")
+		? await backupModels(context, await modelManifest(packageRoot, options), { deep: options.deep === true })
+		: undefined
+	const stepsOf = (artifact: Artifact): readonly Step[] => {
+		if (artifact.kind === "models") return models?.steps ?? []
+		if (artifact.kind === "git") return [backupCheckout(context, artifact, destinations)]
+		return [backupArchive(context, artifact, destinations)]
+	}
+	const rowsOf = ({ kind, name }: Artifact): readonly SummaryRow[] => {
+		if (kind === "models") return models?.rows() ?? []
+		const missing = "not backed up; the reason stands above"
+		return [
+			summary.get(name) ?? {
+				artifact: name,
+				source: "nowhere",
+				snapshot: "none",
+				verified: missing,
+				ok: false,
+			},
+		]
+	}
 	return {
 		command: "backup",
 		environment: environment.name,
 		host: hostConfiguration.name,
 		place,
-		steps: artifacts.map((artifact) =>
-			artifact.kind === "git"
-				? backupCheckout(context, artifact, destinations)
-				: backupArchive(context, artifact, destinations),
-		),
-		summary: () =>
-			artifacts.map(
-				({ name }) =>
-					summary.get(name) ?? {
-						artifact: name,
-						source: "nowhere",
-						snapshot: "none",
-						verified: "not backed up; the reason stands above",
-						ok: false,
-					},
-			),
+		steps: artifacts.flatMap(stepsOf),
+		summary: () => artifacts.flatMap(rowsOf),
 		next: ({ exitCode, dryRun }) => {
 			if (dryRun) return again
 			return exitCode === exitCodes.done ? `comfyume restore ${context.spoken} --dry-run` : again

@@ -1,6 +1,6 @@
 // comfyume restore: a lost server comes back on a fresh machine, and each thing is proven to be what was lost.
 import { Command, InvalidArgumentError, Option } from "commander"
-import type { ArchiveArtifact, Artifact } from "../lib/artifacts/catalogue.ts"
+import type { ArchiveArtifact, Artifact, SnapshotArtifact } from "../lib/artifacts/catalogue.ts"
 import type { SourceName } from "../lib/artifacts/source.ts"
 import { exitCodes } from "../lib/errors.ts"
 import { isFingerprint } from "../lib/host/known-hosts.ts"
@@ -9,6 +9,7 @@ import { artifactsOf, tailscaleIdentity } from "../lib/steps/artifacts.ts"
 import { restoreCheckout } from "../lib/steps/checkout.ts"
 import type { StepContext } from "../lib/steps/context.ts"
 import { backupsAreFresh, freshnessStep } from "../lib/steps/freshness.ts"
+import { type HealOptions, healOptions, spokenWords, wordsOfHeal } from "../lib/steps/heal-options.ts"
 import {
 	hostKeysOnTheWire,
 	restoreHostKeys,
@@ -16,7 +17,9 @@ import {
 	tailscaleIsFree,
 	tailscaleIsUp,
 } from "../lib/steps/identity.ts"
+import { manifestIn, modelManifest, namedManifest, shareTarget } from "../lib/steps/models.ts"
 import { restoreArchive } from "../lib/steps/restore-archive.ts"
+import { restoreModels } from "../lib/steps/restore-models.ts"
 import { type CommonOptions, commonOptions, names, runCommand } from "../lib/steps/run-command.ts"
 import { platformUser } from "../lib/steps/user.ts"
 import type { Twin } from "../lib/tailscale/tailnet.ts"
@@ -31,16 +34,21 @@ export type RestoreOptions = {
 	allowUnverified?: boolean
 	identityIsFree?: boolean
 	hostFingerprint?: string
-}
+	manifest?: string
+	/** The text of the manifest that was named. */
+	manifestText?: string
+	deep?: boolean
+} & HealOptions
 
 export function create(run: CommandRun): Command {
-	return commonOptions
+	const command = commonOptions
 		.reduce((command, [flags, description]) => command.option(flags, description), new Command("restore"))
 		.summary("bring a lost server back from its backups")
 		.description(
 			"Looks for each artifact on the host itself, on the share, in R2 and in git, in this order, takes the newest " +
 				"copy that proves right, and looks at the result once more. What it replaces is kept. " +
-				"Running it again is how one resumes.",
+				"Running it again is how one resumes. " +
+				"Of the models, those that are missing or damaged on the share come back; none that is right is touched.",
 		)
 		.addOption(
 			new Option("--only <artifacts>", "only these, separated by commas").argParser(names).default([], "all"),
@@ -61,6 +69,8 @@ export function create(run: CommandRun): Command {
 				"the SSH host key of the fresh machine, from its console: accepted for this run",
 			).argParser(parseFingerprint),
 		)
+		.option("--manifest <file>", "which models must be there (else the manifest that comes with comfyume)")
+		.option("--deep", "read every byte of the models: also finds a flipped bit")
 		.option("--yes", "answer the question before restoring production with yes")
 		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 129, 130, 143]))
 		.action((options: CommonOptions & RestoreOptions) =>
@@ -70,9 +80,16 @@ export function create(run: CommandRun): Command {
 				argv: argvOf(options),
 				needsTwin: true,
 				confirms: "production",
-				plan: (context, { twin }) => planRestore(context, run.surroundings.packageRoot, options, twin),
+				files: () => namedManifest(run.surroundings, options.manifest),
+				plan: (context, { twin, files }) =>
+					planRestore(context, run.surroundings.packageRoot, { ...options, ...manifestIn(files) }, twin),
 			}),
 		)
+	for (const [flags, description, parse] of healOptions) {
+		const option = new Option(flags, description)
+		command.addOption(parse === undefined ? option : option.argParser(parse))
+	}
+	return command
 }
 
 function argvOf(options: RestoreOptions): string[] {
@@ -84,6 +101,9 @@ function argvOf(options: RestoreOptions): string[] {
 		...list("--from", options.from),
 		...(options.at === undefined ? [] : ["--at", options.at.toISOString()]),
 		...(options.allowUnverified === true ? ["--allow-unverified"] : []),
+		...(options.manifest === undefined ? [] : ["--manifest", options.manifest]),
+		...(options.deep === true ? ["--deep"] : []),
+		...wordsOfHeal(options),
 		...(options.identityIsFree === true ? ["--identity-is-free"] : []),
 		// The host itself doesn't need it: it stands in the command that it tells the operator to type next.
 		...(options.hostFingerprint === undefined ? [] : ["--host-fingerprint", options.hostFingerprint]),
@@ -128,17 +148,35 @@ export async function planRestore(
 ): Promise<Plan> {
 	const { environment, hostConfiguration, place, summary } = context
 	const { all, selected: artifacts } = await artifactsOf(context, packageRoot, options)
-	const again = ["comfyume restore", context.spoken, ...argvOf(options)].join(" ")
+	const again = ["comfyume restore", context.spoken, spokenWords(argvOf(options))].join(" ").trimEnd()
+	const snapshots = all.filter(isSnapshot)
+	const models = artifacts.some(({ kind }) => kind === "models")
+		? restoreModels(context, shareTarget(context), await modelManifest(packageRoot, options), {
+				deep: options.deep === true,
+				level: options.deep === true ? "digest" : "structure",
+				fromOrigin: options.fromOrigin === true,
+				again,
+				...(options.tempDir === undefined ? {} : { tempDirectory: options.tempDir }),
+				...(options.limit === undefined ? {} : { limitBytesPerSecond: options.limit }),
+			})
+		: undefined
+	const selected = artifacts.filter(isSnapshot)
+	// Models have no dates: they are what they are, or they are not.
+	const fresh = options.at === undefined && selected.length > 0
 	return {
 		command: "restore",
 		environment: environment.name,
 		host: hostConfiguration.name,
 		place,
 		steps: [
-			...(options.at === undefined ? [backupsAreFresh(context, all, again)] : []),
-			...restoreSteps(context, artifacts, options, twin, again),
+			...(fresh ? [backupsAreFresh(context, snapshots, again)] : []),
+			...restoreSteps(context, selected, options, twin, again),
+			...(models?.steps ?? []),
 		],
-		summary: () => artifacts.flatMap(({ name }) => summary.get(name) ?? missing(name)),
+		summary: () => [
+			...selected.map(({ name }) => summary.get(name) ?? missing(name)),
+			...(models?.rows() ?? []),
+		],
 		next: ({ exitCode, dryRun }) => {
 			if (dryRun) return again
 			return exitCode === exitCodes.done ? `comfyume backup ${context.spoken}` : again
@@ -146,9 +184,11 @@ export async function planRestore(
 	}
 }
 
+const isSnapshot = (artifact: Artifact): artifact is SnapshotArtifact => artifact.kind !== "models"
+
 function restoreSteps(
 	context: StepContext,
-	artifacts: readonly Artifact[],
+	artifacts: readonly SnapshotArtifact[],
 	options: RestoreOptions,
 	twin: Twin,
 	again: string,
@@ -163,7 +203,7 @@ function restoreSteps(
 	const user = needsUser ? [platformUser(context)] : []
 	const afterUser = [...fresh, ...user.map(({ id }) => id)]
 
-	const stepsOf = (artifact: Artifact): Step[] => {
+	const stepsOf = (artifact: SnapshotArtifact): Step[] => {
 		if (artifact.kind === "git")
 			return [restoreCheckout(context, artifact, { ...dated, requires: afterUser, gitAllowed })]
 		switch (artifact.name) {

@@ -1,129 +1,194 @@
-// comfyume verify-models: which models are there, whole, and what they should be. It only reads.
-import { resolve } from "node:path"
+// comfyume verify-models: which models are there, whole, and what they should be; with --heal those that are not are put
+// right. Without it, it only reads.
+import { isAbsolute } from "node:path"
 import { Command, Option } from "commander"
 import { exitCodes, OperatorError } from "../lib/errors.ts"
-import type { ModelEntry } from "../lib/models/manifest.ts"
-import { reportModelPaths, reportWorkflows } from "../lib/models/needs-report.ts"
-import { readManifest } from "../lib/models/read-manifest.ts"
-import { type Level, levels, type Verdict, verifyModels } from "../lib/models/verify.ts"
-import { formatTable, printable } from "../lib/ui/format.ts"
+import { manifestOf, readManifestText } from "../lib/models/read-manifest.ts"
+import { parseScrub, type Scrub } from "../lib/models/scrub.ts"
+import { type Level, levels } from "../lib/models/verify.ts"
+import { type HealOptions, healOptions, spokenWords, wordsOfHeal } from "../lib/steps/heal-options.ts"
+import { planHeal } from "../lib/steps/restore-models.ts"
+import { type CommonOptions, commonOptions, names, runCommand } from "../lib/steps/run-command.ts"
+import { verifyDirectory } from "../lib/steps/verify-directory.ts"
+import { type ModelsRequest, verifyModelsPlan } from "../lib/steps/verify-models.ts"
 import { exitStatusHelp } from "../lib/ui/help.ts"
-import type { CommandRun, Surroundings } from "../lib/ui/surroundings.ts"
+import type { CommandRun } from "../lib/ui/surroundings.ts"
 
-type VerifyModelsOptions = {
+type VerifyModelsOptions = Omit<CommonOptions, "from"> & {
 	models?: string
 	manifest?: string
-	level: Level
-	json?: boolean
+	level?: Level
+	deep?: boolean
+	scrub?: Scrub
+	from?: "share" | "r2" | "both"
+	container: readonly string[]
 	workflows?: string
 	modelPaths?: string
 	modelsSeenAt?: string
-}
+	heal?: boolean
+} & HealOptions
 
-/** Raised when a line of `--json` changes in a way that a reader of the older ones can't take. */
-const lineVersion = 1
+const moreHelp = `
+Without --models it looks where the environment has its models: on the share and in R2, held
+against each other, and inside of the frontends that run (docker).
 
-const hashBufferBytes = 1024 * 1024
+--workflows holds workflows against the manifest, with --models also against what is right there.
 
-const levelsHelp = `
 Levels, each with all before it:
   exists     it is there and not empty; nothing is read
   size       it has the manifest's size
   structure  it is a model and no pointer, page or unfinished file; a safetensors file's
              tensors fill it to its last byte. A few kilobytes are read of each
-  digest     it has the manifest's sha256. Every byte is read
+  digest     it has the manifest's sha256. What has not changed since it was read is not
+             read again. Of R2 only what was noted with the objects; --deep --from r2
+             streams every byte through the host
 
-Not yet: --env, --from (R2), --deep, --scrub, --heal.`
+With --heal each model on the share that is missing or damaged is fetched from R2, of damaged
+ones the damaged blocks alone where the manifest knows them, and looked at once more. What
+stood there is kept beside it. --dry-run says what would come from where.
+
+With --json one event per line; "event": "model" is one model in one place: path, status,
+tier, because.`
 
 export function create(run: CommandRun): Command {
-	return new Command("verify-models")
+	const command = commonOptions
+		.reduce(
+			(command, [flags, description]) => command.option(flags, description),
+			new Command("verify-models"),
+		)
 		.summary("say which models are there, whole, and what they should be")
 		.description(
-			"Judges the models below a directory against a manifest; without one by their structure alone. " +
-				"Workflows are judged by the manifest, with --models by what is right on the disk too. " +
-				"It changes nothing.",
+			"Judges an environment's models, or those below a directory, against a manifest. " +
+				"Without --heal it changes nothing.",
 		)
-		.option("--models <directory>", "the directory that holds checkpoints, loras, vae, …")
-		.option("--manifest <file>", "what must be there; other files are listed as extra")
-		.addOption(new Option("--level <level>", "how deep to look").choices(levels).default("structure"))
+		.option("--models <directory>", "look below this directory instead: it holds checkpoints, loras, vae, …")
+		.option(
+			"--manifest <file>",
+			"what must be there; other files are listed as extra (else the one that comes with comfyume; " +
+				"with --models, none: structure alone)",
+		)
+		.addOption(new Option("--level <level>", "how deep to look (default: structure)").choices(levels))
+		.addOption(new Option("--from <place>", "where to look").choices(["share", "r2", "both"]))
+		.option("--deep", "read every byte, whatever is remembered; the level is digest")
+		.addOption(
+			new Option("--scrub <n/t>", "read the n-th of t parts; from cron: $(date +%u)/7").argParser(parseScrub),
+		)
+		.addOption(
+			new Option("--container <names>", "frontends to look into")
+				.argParser(names)
+				.default([], "all that run"),
+		)
 		.option("--workflows <directory>", "ComfyUI's workflows: say which can't run for want of which model")
 		.option("--model-paths <file>", "check an extra_model_paths.yaml")
 		.option("--models-seen-at <directory>", "where ComfyUI sees the models, for --model-paths")
-		.option("--json", "one line of JSON for each file")
-		.addHelpText("after", levelsHelp)
-		.addHelpText("after", exitStatusHelp([0, 2, 3, 129, 130, 143]))
+		.option("--heal", "put right what is missing or damaged on the share")
+		.option("--yes", "answer the question before healing production with yes")
+		.addHelpText("after", moreHelp)
+		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 5, 6, 7, 8, 129, 130, 143]))
 		.action((options: VerifyModelsOptions) => verify(run, options))
-}
-
-async function verify({ surroundings, finish }: CommandRun, options: VerifyModelsOptions): Promise<void> {
-	const { models: directory, workflows, modelPaths, modelsSeenAt: modelsDirectory, json = false } = options
-	if (directory === undefined && workflows === undefined && modelPaths === undefined)
-		throw new OperatorError("there is nothing to verify", {
-			exitCode: exitCodes.usage,
-			hint: "comfyume verify-models --models DIRECTORY, or --workflows DIRECTORY",
-		})
-	// Without a manifest a disk is judged by itself, but workflows need something to be held against.
-	const manifest =
-		options.manifest === undefined && directory !== undefined
-			? undefined
-			: await readManifest(surroundings, options.manifest)
-	const models = manifest?.models
-	const judged =
-		directory === undefined ? undefined : await verifyDirectory(surroundings, directory, models, options)
-	const rights = [
-		judged?.right ?? true,
-		workflows === undefined ||
-			(await reportWorkflows(surroundings, workflows, { models, verdicts: judged?.verdicts, json })),
-		modelPaths === undefined ||
-			(await reportModelPaths(surroundings, modelPaths, { models, modelsDirectory, json })),
-	]
-	if (rights.includes(false)) finish(exitCodes.incomplete)
-}
-
-async function verifyDirectory(
-	{ terminal, signal, workingDirectory }: Surroundings,
-	named: string,
-	models: readonly ModelEntry[] | undefined,
-	options: VerifyModelsOptions,
-): Promise<{ verdicts: Verdict[]; right: boolean }> {
-	const directory = resolve(workingDirectory, named)
-	const verdicts: Verdict[] = []
-	const buffer = Buffer.allocUnsafe(options.level === "digest" ? hashBufferBytes : 0)
-	for await (const verdict of verifyModels(directory, models, { level: options.level, buffer, signal })) {
-		verdicts.push(verdict)
-		if (options.json === true) terminal.out(`${JSON.stringify({ version: lineVersion, ...verdict })}\n`)
-		// Hashing 200 GB takes minutes; the table comes at its end.
-		else if (options.level === "digest" && terminal.interactive)
-			terminal.talk(`${verdict.status}: ${printable(verdict.path)}\n`)
+	for (const [flags, description, parse] of healOptions) {
+		const option = new Option(flags, `with --heal: ${description}`)
+		command.addOption(parse === undefined ? option : option.argParser(parse))
 	}
-	if (options.json !== true && verdicts.length > 0)
-		for (const line of table(verdicts, terminal.columns)) terminal.out(`${line}\n`)
-
-	const wrong = verdicts.filter(({ right }) => !right).length
-	const counts = Map.groupBy(verdicts, ({ status }) => status)
-	const said = [...counts].map(([status, all]) => `${all.length} ${status}`).join(", ")
-	// An empty directory is what a share that isn't mounted looks like.
-	const none = verdicts.every(({ status, right }) => right && (status === "unknown" || status === "extra"))
-	if (none) terminal.talk(`there is no model below ${directory}\n  next: findmnt --target ${directory}\n`)
-	else terminal.talk(`${said}; ${wrong === 0 ? "nothing needed is wrong" : `${wrong} not right`}\n`)
-	return { verdicts, right: !none && wrong === 0 }
+	return command
 }
 
-const columns = [
-	{ key: "path", heading: "model" },
-	{ key: "status", heading: "status" },
-	{ key: "tier", heading: "tier" },
-	{ key: "because", heading: "because" },
-] as const
+async function verify(run: CommandRun, options: VerifyModelsOptions): Promise<void> {
+	const { deep = false, scrub, from, container: containers, models } = options
+	const everyByte = deep || scrub !== undefined
+	if (everyByte && options.level !== undefined && options.level !== "digest")
+		throw misuse(`--level ${options.level} reads no digests`, "leave out --level, or --deep and --scrub")
+	if (deep && scrub !== undefined) throw misuse("--deep reads all, --scrub a part", "leave one of them out")
+	const level = options.level ?? (everyByte ? "digest" : "structure")
+	const request: ModelsRequest = {
+		...{ level, deep, containers },
+		...(scrub && { scrub }),
+		...(from && { from }),
+	}
+	if (options.heal === true) return heal(run, options, request)
+	const only = ["dryRun", "yes", "fromOrigin", "tempDir", "limit"] as const
+	if (only.some((name) => options[name] !== undefined))
+		throw misuse("--dry-run, --yes, --from-origin, --temp-dir and --limit are for --heal", "add --heal")
+	const { surroundings } = run
+	if (models !== undefined || options.workflows !== undefined || options.modelPaths !== undefined) {
+		if (options.env !== undefined || from !== undefined || containers.length > 0)
+			throw misuse(
+				"--models, --workflows and --model-paths look at this machine alone",
+				"leave them out, or --env, --from and --container",
+			)
+		return verifyDirectory(run, { ...options, request })
+	}
+	const { from: _, ...common } = options
+	return runCommand(run, {
+		command: "verify-models",
+		options: { ...common, ...(from !== undefined && from !== "both" && { from: [from] }) },
+		argv: argvOf(request),
+		checksOnly: true,
+		modelsOnly: true,
+		files: () => manifestFile(surroundings, options.manifest),
+		plan: (context, { files }) =>
+			verifyModelsPlan(context, manifestOf(files["manifest"] ?? "", "the manifest"), request),
+	})
+}
 
-const table = (verdicts: readonly Verdict[], width: number) =>
-	formatTable(
-		columns,
-		verdicts.map(({ path, status, tier, because }) => ({
-			path: printable(path),
-			status,
-			tier,
-			because: printable(because),
-		})),
-		width,
-	)
+/** A host elsewhere doesn't have the operator's file. */
+async function manifestFile(
+	surroundings: CommandRun["surroundings"],
+	named: string | undefined,
+): Promise<{ manifest: string }> {
+	const { file, text } = await readManifestText(surroundings, named)
+	manifestOf(text, file, named)
+	return { manifest: text }
+}
+
+/** Verify, put right, verify again. */
+function heal(run: CommandRun, options: VerifyModelsOptions, request: ModelsRequest): Promise<void> {
+	const { models, manifest, tempDir, limit, fromOrigin } = options
+	const { level, deep, scrub, from, containers } = request
+	const others = [scrub, from, containers[0], options.workflows, options.modelPaths]
+	if (others.some((option) => option !== undefined))
+		throw misuse(
+			"--heal looks at the share alone",
+			"leave out --scrub, --from, --container, --workflows and --model-paths",
+		)
+	if (models !== undefined && !isAbsolute(models))
+		throw misuse(
+			"with --heal, --models is a directory of the environment's host",
+			"write it with a leading /",
+		)
+	const words = [
+		...["--heal", "--level", level],
+		...(deep ? ["--deep"] : []),
+		...(models === undefined ? [] : ["--models", models]),
+		...(manifest === undefined ? [] : ["--manifest", manifest]),
+	]
+	const { from: _, ...common } = options
+	return runCommand(run, {
+		command: "verify-models",
+		options: common,
+		argv: [...words, ...wordsOfHeal(options)],
+		modelsOnly: true,
+		confirms: "production",
+		files: () => manifestFile(run.surroundings, manifest),
+		plan: (context, { files }) =>
+			planHeal(context, manifestOf(files["manifest"] ?? "", "the manifest"), {
+				...{ level, deep },
+				fromOrigin: fromOrigin === true,
+				again: `comfyume verify-models ${context.spoken} ${spokenWords([...words, ...wordsOfHeal(options)])}`,
+				...(models === undefined ? {} : { directory: context.host.path(models) }),
+				...(tempDir === undefined ? {} : { tempDirectory: tempDir }),
+				...(limit === undefined ? {} : { limitBytesPerSecond: limit }),
+			}),
+	})
+}
+
+const misuse = (message: string, hint: string) =>
+	new OperatorError(message, { exitCode: exitCodes.usage, hint })
+
+const argvOf = ({ level, deep, scrub, from, containers }: ModelsRequest): string[] => [
+	...["--level", level],
+	...(deep ? ["--deep"] : []),
+	...(scrub === undefined ? [] : ["--scrub", `${scrub.part}/${scrub.parts}`]),
+	...(from === undefined ? [] : ["--from", from]),
+	...(containers.length === 0 ? [] : ["--container", containers.join(",")]),
+]

@@ -21,7 +21,7 @@ function change(what: string): void {
 	process.kill(process.pid, "SIGKILL")
 }
 
-type Changing = "rename" | "link" | "open"
+type Changing = "rename" | "link" | "open" | "writeFile" | "appendFile"
 const replace = <Name extends Changing>(name: Name, isChange: (args: readonly unknown[]) => boolean) => {
 	const original = fs[name] as (...args: unknown[]) => unknown
 	Object.assign(fs, {
@@ -31,8 +31,10 @@ const replace = <Name extends Changing>(name: Name, isChange: (args: readonly un
 		},
 	})
 }
-for (const name of ["rename", "link"] as const) replace(name, () => true)
-replace("open", ([, flags]) => typeof flags === "string" && flags !== "r")
+for (const name of ["rename", "link", "writeFile", "appendFile"] as const) replace(name, () => true)
+replace("open", ([, flags]) =>
+	typeof flags === "number" ? (flags & fs.constants.O_CREAT) !== 0 : flags !== undefined && flags !== "r",
+)
 
 // A file that is open, and empty or half full.
 const handle = await fs.open(import.meta.filename)

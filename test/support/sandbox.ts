@@ -89,6 +89,8 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 			host: localHost({ name: "app-1", root: server, environment: process.env }),
 			sources,
 			everySource: sources,
+			openModels: async () => [],
+			publisher: { origin: "https://huggingface.example.test", token: undefined },
 			place: `stand-in: ${server}`,
 			gitToken: undefined,
 			spoken: `--env ${environmentName}`,

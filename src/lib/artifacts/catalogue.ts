@@ -63,10 +63,20 @@ const gitSchema = z.strictObject({
 	checkout: z.enum(["project", "scripts"]),
 })
 
+const modelsSchema = z.strictObject({
+	name: nameSchema,
+	holds: z.string(),
+	/** Files on the share under their own names, as the manifest of models lists them; no snapshots. */
+	kind: z.literal("models"),
+	roles: z.array(z.enum(["app", "worker"])).min(1),
+	byRequest: z.boolean().default(false),
+	bucket: z.literal("models"),
+})
+
 const catalogueSchema = z
 	.strictObject({
 		version: z.literal(1),
-		artifacts: z.array(z.discriminatedUnion("kind", [archiveSchema, gitSchema])),
+		artifacts: z.array(z.discriminatedUnion("kind", [archiveSchema, gitSchema, modelsSchema])),
 	})
 	.superRefine(({ artifacts }, context) => {
 		const names = new Set<string>()
@@ -78,7 +88,10 @@ const catalogueSchema = z
 
 export type ArchiveArtifact = z.output<typeof archiveSchema>
 export type GitArtifact = z.output<typeof gitSchema>
-export type Artifact = ArchiveArtifact | GitArtifact
+type ModelsArtifact = z.output<typeof modelsSchema>
+/** Those that dated snapshots are taken of. */
+export type SnapshotArtifact = ArchiveArtifact | GitArtifact
+export type Artifact = SnapshotArtifact | ModelsArtifact
 
 /** What the placeholders of the catalogue stand for in one environment. Absolute paths. */
 export type Places = { user: string; project?: string; scripts?: string }
@@ -135,6 +148,7 @@ export function selectArtifacts(
 }
 
 function fill(artifact: Artifact, places: Places): Artifact | undefined {
+	if (artifact.kind === "models") return artifact
 	if (artifact.kind === "git") return places[artifact.checkout] === undefined ? undefined : artifact
 	const values: Readonly<Record<string, string | undefined>> = places
 	const placed = (text: string) => text.replaceAll(/\{(\w+)\}/g, (whole, key: string) => values[key] ?? whole)

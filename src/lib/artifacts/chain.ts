@@ -4,7 +4,7 @@ import { exitCodes, messageOf, OperatorError, systemError } from "../errors.ts"
 import type { LocalHost } from "../host/local.ts"
 import type { Report } from "../plan/step.ts"
 import { inspectArchive, testCompression } from "./archive.ts"
-import type { ArchiveArtifact, Artifact } from "./catalogue.ts"
+import type { ArchiveArtifact, SnapshotArtifact } from "./catalogue.ts"
 import { floorProblems, withDemandedModes } from "./floor.ts"
 import {
 	type ArchiveSidecar,
@@ -48,7 +48,7 @@ export type Candidate = { name: SnapshotName; copies: readonly Copy[]; older: bo
  */
 export async function findCandidates(
 	sources: readonly Source[],
-	artifact: Artifact,
+	artifact: SnapshotArtifact,
 	wanted: Wanted,
 ): Promise<Candidate[]> {
 	const listed = await Promise.all(
@@ -85,7 +85,7 @@ export async function findCandidates(
  */
 export async function newestSidecar(
 	candidates: readonly Candidate[],
-	artifact: Artifact,
+	artifact: SnapshotArtifact,
 	wanted: Wanted,
 ): Promise<{ candidate: Candidate; sidecar: Sidecar; unreadable: readonly SnapshotName[] } | undefined> {
 	let foreign: unknown
@@ -272,7 +272,7 @@ async function heal(
 	}
 }
 
-function rejectForeign(sidecar: Sidecar, artifact: Artifact, wanted: Wanted, copy: Copy): void {
+function rejectForeign(sidecar: Sidecar, artifact: SnapshotArtifact, wanted: Wanted, copy: Copy): void {
 	if (sidecar.environment !== wanted.environment)
 		throw new OperatorError(
 			`${copy.source.name}: ${copy.name.id} of ${artifact.name} was taken from ${sidecar.environment}, ` +

@@ -160,16 +160,16 @@ function resolveHost(written: WrittenEnvironment["hosts"][number], place: Place)
 }
 
 function resolveShare(written: NonNullable<WrittenEnvironment["share"]>, place: Place): ShareConfiguration {
-	const { filesystem, backups } = written
+	const { filesystem, backups, models } = written
 	if (filesystem === "directory") {
 		const directory = expand(written.directory ?? "", place)
-		return { filesystem, directory, mountPoint: directory, backups }
+		return { filesystem, directory, mountPoint: directory, backups, models }
 	}
 	const parsed = parseMountCommand(written.mount ?? "")
 	// `rules.ts` has refused every other form before.
 	if ("problem" in parsed)
 		throw new Error(`a mount command that was checked can't be parsed: ${parsed.problem.message}`)
-	return { filesystem, mount: parsed.command, mountPoint: parsed.command.target, backups }
+	return { filesystem, mount: parsed.command, mountPoint: parsed.command.target, backups, models }
 }
 
 function resolveRepository(

@@ -95,6 +95,9 @@ const shareSchema = z.strictObject({
 		.describe("bind and directory are stand-ins (need allowStandIns)."),
 	directory: anyPath.optional().describe("With filesystem: directory; relative to this file."),
 	backups: relativePath.default("cache/backups").describe("Below the mount point."),
+	models: relativePath
+		.default("models/shared")
+		.describe("Below the mount point: the directory that holds checkpoints, loras, vae, …"),
 })
 
 const bucketSchema = z.strictObject({
@@ -257,6 +260,8 @@ export type ShareConfiguration = {
 	mountPoint: string
 	/** Relative to the mount point. */
 	backups: string
+	/** Relative to the mount point: the directory that holds checkpoints, loras, vae, … */
+	models: string
 } & ({ filesystem: "nfs4" | "bind"; mount: MountCommand } | { filesystem: "directory"; directory: string })
 
 export type BucketConfiguration = { bucket: string; endpoint: string; jurisdiction: Jurisdiction }

@@ -1,4 +1,5 @@
 // One run at a time: a lock that the kernel holds, and that is gone the moment its holder is, however it ended.
+import { dirname } from "node:path"
 import { PassThrough } from "node:stream"
 import { exitCodes, OperatorError } from "../errors.ts"
 import { command } from "./command.ts"
@@ -28,13 +29,28 @@ exec cat >/dev/null
  * end of the process, by whatever signal.
  * @throws {OperatorError} `locked`, naming the holder, its process and since when
  */
-export async function lockHost(host: LocalHost, { name, purpose }: LockOptions): Promise<AsyncDisposable> {
-	const directory = host.path("/run/comfyume")
-	const file = `${directory}/${name}.lock`
+export function lockHost(host: LocalHost, { name, purpose }: LockOptions): Promise<AsyncDisposable> {
+	return lockFile(host, host.path(`/run/comfyume/${name}.lock`), {
+		purpose,
+		shown: `the lock ${name} on ${host.name}`,
+	})
+}
+
+/**
+ * The same by a file of the caller's choice; on NFS 4 it also keeps other hosts out, since the client hands the lock to
+ * the server. The file stays: what is locked is its inode.
+ * @param file on this machine
+ * @throws {OperatorError} `locked`, naming the holder, its process and since when
+ */
+export async function lockFile(
+	host: LocalHost,
+	file: string,
+	{ purpose, shown }: { purpose: string; shown: string },
+): Promise<AsyncDisposable> {
 	const life = new PassThrough()
 	const holds = Promise.withResolvers<void>()
 	let said = ""
-	const holder = host.execute(command("sh", "-c", holdScript, "sh", directory, file, purpose), {
+	const holder = host.execute(command("sh", "-c", holdScript, "sh", dirname(file), file, purpose), {
 		stdin: life,
 		allowedExitCodes: [taken],
 		// Not the run's signal: the lock is kept while the run cleans up.
@@ -46,13 +62,10 @@ export async function lockHost(host: LocalHost, { name, purpose }: LockOptions):
 	})
 	const ended = holder.then(({ exitCode }) => {
 		if (exitCode !== taken) return
-		throw new OperatorError(
-			`another run holds the lock ${name} on ${host.name}: ${said || "it says nothing"}`,
-			{
-				exitCode: exitCodes.locked,
-				hint: "wait for its end; the lock is gone when that process is",
-			},
-		)
+		throw new OperatorError(`another run holds ${shown}: ${said || "it says nothing"}`, {
+			exitCode: exitCodes.locked,
+			hint: "wait for its end; the lock is gone when that process is",
+		})
 	})
 	ended.catch(() => {})
 	await Promise.race([holds.promise, ended])

@@ -1,8 +1,8 @@
 // The digests of a model, in one pass over its bytes.
 import { createHash } from "node:crypto"
+import { blockBytes } from "../storage/transfer.ts"
 
-/** The digest of each block lets a damaged model be put right by its damaged blocks alone. */
-export const blockBytes = 16 * 1024 * 1024
+export { blockBytes }
 
 type ModelDigests = { digest: string; sizeBytes: number; blocks: readonly string[] }
 

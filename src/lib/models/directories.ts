@@ -45,8 +45,12 @@ export const folderTypeOf = (directory: string): string => sameKind.get(director
 /** Whether a model's structure can be read. */
 export const isSafetensorsName = (path: string): boolean => /\.(safetensors|sft)$/i.test(path)
 
-// What downloaders leave beside models.
-const isSkipped = (path: string) => path.endsWith(".index.json") || path.endsWith(".metadata")
+/** Held while a model is put right, so that two hosts of one share don't do it both. */
+export const lockName = ".comfyume.lock"
+
+// What downloaders leave beside models, and our own lock.
+const isSkipped = (path: string) =>
+	path.endsWith(".index.json") || path.endsWith(".metadata") || path === lockName
 
 /**
  * Every file below a directory, links followed, in byte order. Broken links and what is no file are listed too.

@@ -13,16 +13,34 @@ export type ModelFile = {
 	read: ReadRange
 }
 
+/** What changes when a file is replaced or written to, as decimal numbers; times in nanoseconds. */
+export type FileIdentity = {
+	device: string
+	inode: string
+	sizeBytes: number
+	modifiedNs: string
+	changedNs: string
+}
+
 export type Located =
-	| { state: "file"; sizeBytes: number; allocatedBytes: number }
+	| { state: "file"; sizeBytes: number; allocatedBytes: number; identity: FileIdentity }
 	| { state: "missing" | "broken-link" | "not-a-file" | "unreadable"; because: string }
 
 /** What lies at a path of this machine, links followed. Opens nothing: a pipe would wait for ever. */
 export async function locate(diskPath: string): Promise<Located> {
 	try {
-		const facts = await stat(diskPath)
-		if (facts.isFile())
-			return { state: "file", sizeBytes: facts.size, allocatedBytes: facts.blocks * statBlockBytes }
+		const facts = await stat(diskPath, { bigint: true })
+		if (facts.isFile()) {
+			const sizeBytes = Number(facts.size)
+			const identity = {
+				device: String(facts.dev),
+				inode: String(facts.ino),
+				sizeBytes,
+				modifiedNs: String(facts.mtimeNs),
+				changedNs: String(facts.ctimeNs),
+			}
+			return { state: "file", sizeBytes, allocatedBytes: Number(facts.blocks) * statBlockBytes, identity }
+		}
 		return { state: "not-a-file", because: facts.isDirectory() ? "it is a directory" : "it is not a file" }
 	} catch (error) {
 		const code = codeOf(error)

@@ -116,6 +116,9 @@ export function pathProblem(path: string): string | undefined {
 	return undefined
 }
 
+/** The same for paths that some disks take for one file. */
+export const foldPath = (path: string): string => path.normalize("NFKC").toLowerCase().normalize("NFKC")
+
 /** Paths that are one file somewhere: the same, or the same where case or Unicode's form don't count. */
 function twins(value: unknown): { index: number; message: string }[] {
 	const models = typeof value === "object" && value !== null && "models" in value ? value.models : undefined
@@ -124,7 +127,7 @@ function twins(value: unknown): { index: number; message: string }[] {
 	return models.flatMap((model: unknown, index) => {
 		const path = typeof model === "object" && model !== null && "path" in model ? model.path : undefined
 		if (typeof path !== "string") return []
-		const folded = path.normalize("NFKC").toLowerCase().normalize("NFKC")
+		const folded = foldPath(path)
 		const first = seen.get(folded)
 		if (first === undefined) {
 			seen.set(folded, path)

@@ -2,10 +2,10 @@
 import { stat } from "node:fs/promises"
 import { join } from "node:path"
 import { OperatorError, systemError } from "../errors.ts"
-import { blockBytes, digestModel } from "./digest.ts"
+import { type HashPool, openHashPool } from "../storage/hash-pool.ts"
+import { blockBytes } from "../storage/transfer.ts"
 import { isModelName, listModels } from "./directories.ts"
 import { type ModelEntry, parseManifest, pathProblem, renderManifest } from "./manifest.ts"
-import { openModel } from "./open.ts"
 import { verifyModel } from "./verify.ts"
 
 export type Measured = {
@@ -30,8 +30,8 @@ export type MeasureOptions = {
  * @throws {OperatorError} when one can't be read, changes meanwhile, or two have the same name on some disks
  */
 export async function measureModels(directory: string, options: MeasureOptions): Promise<Measured> {
-	const { signal, buffer, onFile } = options
-	const models: ModelEntry[] = []
+	const { signal, onFile } = options
+	const sound: string[] = []
 	const leftOut: { path: string; because: string; failed: boolean }[] = []
 	for (const path of await listModels(directory, signal)) {
 		if (!isModelName(path)) {
@@ -45,8 +45,16 @@ export async function measureModels(directory: string, options: MeasureOptions):
 			leftOut.push({ path, because, failed: true })
 			continue
 		}
-		onFile(path)
-		models.push(await measure(join(directory, path), path, { blocks: options.blocks, buffer, signal }))
+		sound.push(path)
+	}
+	const models: ModelEntry[] = []
+	await using pool = openHashPool()
+	for (let index = 0; index < sound.length; index += pool.threads) {
+		const together = sound.slice(index, index + pool.threads).map((path) => {
+			onFile(path)
+			return measure(pool, join(directory, path), path, { blocks: options.blocks, signal })
+		})
+		models.push(...(await Promise.all(together)))
 	}
 	const text = renderManifest({ version: 1, models })
 	const { problems = [] } = parseManifest(text)
@@ -56,14 +64,14 @@ export async function measureModels(directory: string, options: MeasureOptions):
 }
 
 async function measure(
+	pool: HashPool,
 	diskPath: string,
 	path: string,
-	{ signal, ...options }: { blocks: boolean; buffer: Buffer; signal: AbortSignal | undefined },
+	{ signal, blocks }: { blocks: boolean; signal: AbortSignal | undefined },
 ): Promise<ModelEntry> {
 	try {
-		await using file = await openModel(diskPath)
 		const before = await stat(diskPath)
-		const measured = await digestModel(file.readInto, { ...options, ...(signal && { signal }) })
+		const measured = await pool.hashFile(diskPath, { blocks, ...(signal && { signal }) })
 		const after = await stat(diskPath)
 		if (measured.sizeBytes !== before.size || after.mtimeMs !== before.mtimeMs || after.size !== before.size)
 			throw new OperatorError(`${diskPath} changed while it was read`, { hint: "run it again" })
@@ -72,7 +80,7 @@ async function measure(
 			sizeBytes: measured.sizeBytes,
 			sha256: measured.digest,
 			figures: { from: "measured by comfyume manifest create", verified: true },
-			...(options.blocks ? { blocks: { sizeBytes: blockBytes, sha256: [...measured.blocks] } } : {}),
+			...(measured.blocks && { blocks: { sizeBytes: blockBytes, sha256: [...measured.blocks] } }),
 		}
 	} catch (error) {
 		signal?.throwIfAborted()

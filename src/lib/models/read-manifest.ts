@@ -32,6 +32,15 @@ export async function readManifest(
 	named: string | undefined,
 ): Promise<Manifest> {
 	const { file, text } = await readManifestText(places, named)
+	return manifestOf(text, file, named)
+}
+
+/**
+ * The same from its text.
+ * @param named as the operator named the file, for the command to type next
+ * @throws {OperatorError} (2) when it isn't right
+ */
+export function manifestOf(text: string, file: string, named?: string): Manifest {
 	const parsed = parseManifest(text)
 	if (parsed.problems === undefined) return parsed.manifest
 	const [first] = parsed.problems

@@ -3,11 +3,20 @@
 import { join } from "node:path"
 import { codeOf, messageOf } from "../errors.ts"
 import { inspectSafetensors } from "../formats/safetensors.ts"
-import { digestModel } from "./digest.ts"
 import { isModelName, isSafetensorsName, listModels } from "./directories.ts"
-import { findZeroTail, headBytes, type Kind, kindOfHead, type Located, locate } from "./kind.ts"
+import { type Digested, digestOfFile, type Hashing } from "./hashing.ts"
+import { inOrder } from "./in-order.ts"
+import {
+	findZeroTail,
+	headBytes,
+	type Kind,
+	kindOfHead,
+	type Located,
+	locate,
+	type ModelFile,
+} from "./kind.ts"
 import type { ModelEntry } from "./manifest.ts"
-import { type OpenModel, openModel } from "./open.ts"
+import { openModel } from "./open.ts"
 
 export const levels = ["exists", "size", "structure", "digest"] as const
 export type Level = (typeof levels)[number]
@@ -22,6 +31,8 @@ export type ModelStatus =
 	| Exclude<Kind, "data">
 	| "zero-tail"
 	| "broken-link"
+	/** The places have different files under its name. */
+	| "differs"
 	| "extra"
 	| "unknown"
 
@@ -35,16 +46,26 @@ export type Verdict = {
 	needed: boolean
 	/** False makes the run end with 3. */
 	right: boolean
+	sizeBytes?: number
+	/** Of its bytes, where they were read, now or before; with when that was. */
+	sha256?: string
+	hashedAt?: string
 }
 
 export type VerifyOptions = {
 	level: Level
-	/** One for all files: memory doesn't grow with them. */
-	buffer: Buffer
+	/** How digests are had; needed for the level `digest`. */
+	hashing?: Hashing
 	signal?: AbortSignal
 }
 
-type Judged = Pick<Verdict, "status" | "tier" | "because">
+export type Judged = Pick<Verdict, "status" | "tier" | "because" | "sha256" | "hashedAt">
+
+/** A model that is open for judging, wherever it lies. */
+export type JudgedFile = ModelFile & {
+	/** Asked only for what passed everything before. */
+	digest?: () => Promise<Digested>
+}
 
 const kindsSay: Readonly<Record<Exclude<Kind, "data">, string>> = {
 	empty: "it is empty",
@@ -65,22 +86,51 @@ export async function verifyModel(
 ): Promise<Verdict> {
 	const diskPath = join(directory, path)
 	const located = await locate(diskPath)
-	const judged =
-		located.state === "file"
-			? await withOpen(diskPath, options.level, (file) =>
-					judge(path, { ...located, ...file }, entry, options),
-				)
-			: judgeAbsent(located)
+	if (located.state !== "file") return verdictOf(path, judgeAbsent(located), entry)
+	const { sizeBytes } = located
+	const known = options.level === "digest" ? remembered(path, located, entry, options) : undefined
+	const judged = known ?? (await judgeOnDisk({ path, diskPath, located }, entry, options))
+	return verdictOf(path, judged.status === "missing" ? judged : { ...judged, sizeBytes }, entry)
+}
+
+/** What was found out as a verdict: what nobody needs may be missing; but where it lies, it must be what it says. */
+export function verdictOf(
+	path: string,
+	judged: Judged & { sizeBytes?: number },
+	entry: ModelEntry | undefined,
+): Verdict {
 	const needed = entry !== undefined && entry.optional !== true
-	// What nobody needs may be missing; but where it lies, it must be what it says.
 	const forgiven = judged.status === "missing" && !needed
 	return { path, ...judged, needed, right: judged.status === "ok" || forgiven }
 }
 
+/** A file whose right digest is known from before, and that has not changed since, is not even opened. */
+function remembered(
+	path: string,
+	{ identity, sizeBytes }: Extract<Located, { state: "file" }>,
+	entry: ModelEntry | undefined,
+	{ hashing }: VerifyOptions,
+): Judged | undefined {
+	if (entry?.sha256 === undefined || hashing?.treat(path) === "hash") return undefined
+	if (entry.sizeBytes !== undefined && entry.sizeBytes !== sizeBytes) return undefined
+	const found = hashing?.cache?.find(path, identity)
+	return found?.sha256 === entry.sha256
+		? judgeDigest({ state: "read", ...found }, { status: "ok", tier: "structure", because: "" }, entry)
+		: undefined
+}
+
 /** A file that is not in the manifest: listed, and named where it is nothing at all. It makes nothing fail. */
 async function extraFile(directory: string, path: string, options: VerifyOptions): Promise<Verdict> {
-	const verdict = await verifyModel(directory, path, undefined, { ...options, level: "exists" })
-	if (verdict.status !== "ok") return { ...verdict, right: true }
+	// A scrub reads these too: that their bytes changed by themselves shows without a manifest.
+	const scrubbed = options.level === "digest" && options.hashing?.treat(path) === "hash"
+	const level = scrubbed && isModelName(path) ? "digest" : "exists"
+	const verdict = await verifyModel(directory, path, undefined, { ...options, level })
+	return asExtra(verdict)
+}
+
+/** The verdict of a file that stands in no manifest. */
+export function asExtra(verdict: Verdict): Verdict {
+	if (verdict.status !== "ok") return { ...verdict, right: verdict.status !== "digest-mismatch" }
 	return { ...verdict, status: "extra", because: "it is not in the manifest", right: true }
 }
 
@@ -100,29 +150,34 @@ function judgeAbsent({ state, because }: Exclude<Located, { state: "file" }>): J
 }
 
 /** Opened only when something has to be read: `exists` on a slow share is a question of names. */
-async function withOpen(
-	diskPath: string,
-	level: Level,
-	work: (file: OpenModel) => Promise<Judged>,
+async function judgeOnDisk(
+	file: { path: string; diskPath: string; located: Extract<Located, { state: "file" }> },
+	entry: ModelEntry | undefined,
+	options: VerifyOptions,
 ): Promise<Judged> {
-	const nothing = async () => Promise.reject(new Error("nothing is read at this level"))
+	const { path, diskPath, located } = file
+	const { hashing, level, signal } = options
 	try {
-		if (level === "exists") return await work({ read: nothing, readInto: nothing })
-		await using file = await openModel(diskPath)
-		return await work(file)
+		if (level === "exists")
+			return await judge(path, { ...located, read: () => Promise.resolve(Buffer.alloc(0)) }, entry, level)
+		await using opened = await openModel(diskPath)
+		const digest = hashing && (() => digestOfFile({ ...file, entry }, hashing, signal))
+		return await judge(path, { ...located, read: opened.read, ...(digest && { digest }) }, entry, level)
 	} catch (error) {
 		// The system's errors are this file's; a signal's or a bug's are not.
 		if (codeOf(error) === undefined || (error instanceof Error && error.name === "AbortError")) throw error
+		if (codeOf(error) === "ENOENT")
+			return { status: "missing", tier: "exists", because: "it vanished while it was looked at" }
 		return { status: "unknown", tier: "none", because: `it can't be read: ${messageOf(error)}` }
 	}
 }
 
-/** Judges an open file. Exported for its reads to be counted. */
+/** Judges an open file, tier by tier up to the level. */
 export async function judge(
 	path: string,
-	file: { sizeBytes: number; allocatedBytes?: number } & OpenModel,
+	file: JudgedFile,
 	entry: ModelEntry | undefined,
-	{ level, buffer, signal }: VerifyOptions,
+	level: Level,
 ): Promise<Judged> {
 	const { sizeBytes } = file
 	if (sizeBytes === 0) return { status: "empty", tier: "exists", because: kindsSay.empty }
@@ -144,28 +199,52 @@ export async function judge(
 	}
 
 	// Zeros only make one suspicious; where the digest is asked for and known, it decides.
-	const digestDecides = level === "digest" && entry?.sha256 !== undefined
 	const zeroTail = await findZeroTail(file)
-	if (zeroTail !== undefined && !digestDecides)
-		return { status: "zero-tail", tier: "structure", because: `it ${zeroTail}` }
+	const zeros: Judged = { status: "zero-tail", tier: "structure", because: `it ${zeroTail}` }
+	const digestDecides = level === "digest" && entry?.sha256 !== undefined
+	if (zeroTail !== undefined && !digestDecides) return zeros
 	const structure = await judgeStructure(path, file, entry)
-	if (structure.status !== "ok" || level === "structure") return structure
-	if (entry?.sha256 === undefined)
-		return { ...structure, because: `${structure.because}; no digest is known` }
+	if (structure.status !== "ok" || level !== "digest") return structure
 
-	const { digest } = await digestModel(file.readInto, { blocks: false, buffer, ...(signal && { signal }) })
-	if (digest === entry.sha256)
-		return { status: "ok", tier: "digest", because: `its sha256 is the manifest's${unverified(entry)}` }
-	if (zeroTail !== undefined) return { status: "zero-tail", tier: "digest", because: `it ${zeroTail}` }
-	const because = `its sha256 is ${digest}, not ${entry.sha256}${unverified(entry)}`
-	return { status: "digest-mismatch", tier: "digest", because }
+	const digested: Digested = (await file.digest?.()) ?? { state: "none", because: "it was not asked for" }
+	const judged = judgeDigest(digested, structure, entry)
+	if (zeroTail === undefined || judged.tier === "none") return judged
+	if (judged.status === "ok") return judged.tier === "digest" ? judged : zeros
+	return { ...judged, status: "zero-tail", because: zeros.because }
 }
 
-async function judgeStructure(
-	path: string,
-	file: { sizeBytes: number } & OpenModel,
-	entry: ModelEntry | undefined,
-): Promise<Judged> {
+/** @param structure what is proven already, for a digest that proves nothing */
+function judgeDigest(digested: Digested, structure: Judged, entry: ModelEntry | undefined): Judged {
+	if (digested.state === "changed")
+		return { status: "unknown", tier: "none", because: "it changed while it was read: look again" }
+	if (digested.state === "none") return { ...structure, because: `${structure.because}; ${digested.because}` }
+	const { sha256 } = digested
+	const wanted = entry?.sha256
+	if (digested.state === "claimed") {
+		if (wanted === undefined) return { ...structure, because: `${structure.because}; no digest is known` }
+		const claim = `the sha256 that was noted when it was stored is`
+		if (sha256 !== wanted)
+			return { status: "digest-mismatch", tier: "digest", because: `${claim} ${sha256}, not ${wanted}` }
+		return { ...structure, because: `${claim} the manifest's: a claim, its bytes were not read` }
+	}
+	const { hashedAt, before } = digested
+	const found = { sha256, hashedAt }
+	if (before !== undefined && before !== sha256 && sha256 !== wanted) {
+		const because = `its bytes changed by themselves: neither size nor times did. Its sha256 was ${before} and is ${sha256}`
+		return { status: "digest-mismatch", tier: "digest", because, ...found }
+	}
+	if (wanted === undefined)
+		return { ...structure, because: `${structure.because}; no digest is known`, ...found }
+	if (sha256 === wanted) {
+		const when = digested.now === true ? "" : `; read on ${hashedAt}, unchanged since`
+		const because = `its sha256 is the manifest's${unverified(entry)}${when}`
+		return { status: "ok", tier: "digest", because, ...found }
+	}
+	const because = `its sha256 is ${sha256}, not ${wanted}${unverified(entry)}`
+	return { status: "digest-mismatch", tier: "digest", because, ...found }
+}
+
+async function judgeStructure(path: string, file: ModelFile, entry: ModelEntry | undefined): Promise<Judged> {
 	if (!isSafetensorsName(path)) {
 		const tier = entry?.sizeBytes === undefined ? "exists" : "size"
 		return { status: "ok", tier, because: "its structure can't be judged: it is no safetensors file" }
@@ -177,25 +256,26 @@ async function judgeStructure(
 	return { status, tier: "structure", because: finding.because }
 }
 
-const unverified = ({ figures }: ModelEntry) =>
-	figures?.verified === false ? ` (a figure that was never verified: ${figures.from})` : ""
+const unverified = (entry: ModelEntry | undefined) =>
+	entry?.figures?.verified === false ? ` (a figure that was never verified: ${entry.figures.from})` : ""
 
-// A share answers several questions in the time of one. Hashing takes the whole of it, and the one buffer.
-const atOnce: Readonly<Record<Level, number>> = { exists: 8, size: 8, structure: 8, digest: 1 }
+// A share answers several questions in the time of one.
+const askedAtOnce = 8
 
 /**
  * Judges all that lies below a directory: with a manifest its models in their order, then what else lies there;
  * without one every file.
+ * @param listed what lies there, where the caller has listed it already
  * @throws {OperatorError} (2) when there is no such directory
  */
 export async function* verifyModels(
 	directory: string,
 	models: readonly ModelEntry[] | undefined,
-	options: VerifyOptions,
+	options: VerifyOptions & { listed?: Iterable<string> },
 ): AsyncGenerator<Verdict> {
-	const listed = await listModels(directory, options.signal)
+	const listed = [...(options.listed ?? (await listModels(directory, options.signal)))]
 	const known = new Set(models?.map(({ path }) => path))
-	const judgeListed = (path: string) => {
+	const judgeListed = async (path: string) => {
 		if (models !== undefined) return extraFile(directory, path, options)
 		return isModelName(path) ? verifyModel(directory, path, undefined, options) : otherFile(path)
 	}
@@ -203,9 +283,9 @@ export async function* verifyModels(
 		...(models ?? []).map((entry) => () => verifyModel(directory, entry.path, entry, options)),
 		...listed.filter((path) => !known.has(path)).map((path) => () => judgeListed(path)),
 	]
-	const together = atOnce[options.level]
-	for (let index = 0; index < works.length; index += together) {
+	const together = options.level === "digest" ? (options.hashing?.together ?? 1) : askedAtOnce
+	for await (const verdict of inOrder(works, together)) {
 		options.signal?.throwIfAborted()
-		yield* await Promise.all(works.slice(index, index + together).map((work) => work()))
+		yield verdict
 	}
 }

@@ -21,6 +21,30 @@ const summaryRowSchema = z.object({
 	ok: z.boolean(),
 })
 
+const modelSchema = z.object({
+	/** Where it was looked for, in the operator's words: `share`, `r2`, a directory. */
+	place: z.string(),
+	/** `<directory>/<file>` */
+	path: z.string(),
+	/** `ok`, `missing`, `truncated`, … */
+	status: z.string(),
+	/** For what is right the deepest tier that was proven, else the one that decided. */
+	tier: z.string(),
+	because: z.string(),
+	/** Stands in the manifest, and not as optional. */
+	needed: z.boolean(),
+	/** False makes the run end with 3. */
+	right: z.boolean(),
+	sizeBytes: z.number().optional(),
+	/** Of its bytes, where they were read. */
+	sha256: z.string().optional(),
+	/** When they were read. */
+	hashedAt: z.iso.datetime().optional(),
+})
+
+/** What is to be said of one model in one place. */
+export type ModelFacts = z.infer<typeof modelSchema>
+
 const outcomeSchema = z.enum(["satisfied", "applied", "planned", "failed", "blocked", "aborted"])
 
 /** How a step ended. `planned` is what a dry run says of a step that it would apply. */
@@ -52,6 +76,7 @@ const bodySchema = z.discriminatedUnion("event", [
 		level: z.enum(["info", "warning"]),
 		text: z.string(),
 	}),
+	modelSchema.extend({ event: z.literal("model"), step: z.string().optional() }),
 	z.object({
 		event: z.literal("step"),
 		step: z.string(),

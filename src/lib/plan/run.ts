@@ -6,6 +6,8 @@ import type { Finding, Plan, Report, Step, SummaryRow } from "./step.ts"
 export type RunOptions = {
 	/** Stop after the checks and print the findings. */
 	dryRun: boolean
+	/** Nothing is ever applied: whatever is not satisfied is a failure. */
+	checksOnly?: boolean
 	/** Wall clock; gives the events their times. */
 	now: () => Date
 	/** Aborted by a signal or a lost connection; a step that is under way is expected to notice and throw. */
@@ -27,7 +29,7 @@ type StepResult = { outcome: Outcome; because: string; hint?: string; exitCode?:
  * check decides); in a dry run it counts as a failure, since nothing may be claimed about it.
  */
 export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResult> {
-	const { dryRun, now, signal, reporter } = options
+	const { dryRun, checksOnly = false, now, signal, reporter } = options
 	const startedAt = now().getTime()
 	const emit = (body: EventBody) => {
 		try {
@@ -59,11 +61,15 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 				warned = true
 				emit({ event: "note", step: step.id, level: "warning", text })
 			},
+			model: (facts) => emit({ event: "model", step: step.id, ...facts }),
 		}
 		const result = signal.aborted
 			? { outcome: "aborted" as const, because: "the run was stopped before this step" }
 			: (blockedBy(step, results) ??
-				(await runStep(step, report, { dryRun, plannedBefore: plannedBefore(step, results), signal, emit })))
+				(await runStep(step, report, {
+					...{ dryRun, checksOnly, signal, emit },
+					plannedBefore: plannedBefore(step, results),
+				})))
 		results.set(step.id, result)
 		emit({
 			event: "step",
@@ -103,6 +109,7 @@ async function runStep(
 	report: Report,
 	run: {
 		dryRun: boolean
+		checksOnly: boolean
 		/** Required steps that a dry run would apply: what holds now says nothing about then. */
 		plannedBefore: readonly string[]
 		signal: AbortSignal
@@ -115,6 +122,7 @@ async function runStep(
 		if (before.state === "satisfied" && later.length > 0)
 			return { outcome: "planned", because: `${before.because}; comes again after ${later.join(", ")}` }
 		if (before.state === "satisfied") return { outcome: "satisfied", because: before.because }
+		if (run.checksOnly) return { outcome: "failed", ...withoutState(before) }
 		if (run.dryRun) {
 			return { outcome: before.state === "needed" ? "planned" : "failed", ...withoutState(before) }
 		}

@@ -1,4 +1,5 @@
 // The one idea: a command is a Plan, an ordered list of Steps that read the world, change it, and read it again.
+import type { ModelFacts } from "./events.ts"
 
 /** What a check found out, and why it says so. The reason is shown to the operator as it stands. */
 export type Finding =
@@ -21,6 +22,8 @@ export type Report = {
 	note(text: string): void
 	/** A note that also makes the run end with exit code 3: work went on, but something is wrong. */
 	warn(text: string): void
+	/** What was found out of one model in one place. */
+	model(facts: ModelFacts): void
 }
 
 export type Step = {

@@ -43,6 +43,8 @@ export function renderCompose(stack: Stack): string {
 			"queue-manager": {
 				...common(names.manager, images.queueManager, limits.queueManager),
 				pull_policy: "never",
+				// It drains for ten seconds.
+				stop_grace_period: "15s",
 				environment: {
 					REDIS_HOST: names.redis,
 					REDIS_PORT: String(services.redis.port),
@@ -103,7 +105,7 @@ export function renderCompose(stack: Stack): string {
 			control: { internal: hasNginx },
 			data: {},
 		} satisfies Record<Network, Value>,
-		volumes: { "redis-data": {} },
+		volumes: { "redis-data": {}, "worker-agent-state": {} },
 	})
 }
 
@@ -119,6 +121,9 @@ export function renderComposeUsers(stack: Stack): string {
 
 /** Tokens of an older generation are refused by the queue manager. */
 export const tokenGeneration = 1
+
+/** The GPU worker that is started beside the stack, with the profile gpu. */
+export const workerName = "worker-1"
 
 /** Of the env file, handed to the queue manager as they are; empty where they don't apply. */
 export const passedToQueueManager = [
@@ -188,10 +193,6 @@ function worker(stack: Stack): { [key: string]: Value } {
 			pull_policy: "never",
 			profiles: ["gpu"],
 			read_only: false,
-			environment: {
-				QUEUE_MANAGER_URL: `http://${services.queueManager.container}:${services.queueManager.port}`,
-				WORKER_TOKEN: { variable: "WORKER_TOKEN" },
-			},
 			command: [
 				"python3",
 				"/workspace/ComfyUI/main.py",
@@ -217,6 +218,26 @@ function worker(stack: Stack): { [key: string]: Value } {
 			depends_on: after("queue-manager"),
 			// Not curl: the worker's image has none, and a probe that can't run restarts it for ever.
 			healthcheck: health(["python3", "-c", probe]),
+		},
+		"worker-agent": {
+			...common("comfy-worker-agent", images.workerAgent, limits.workerAgent),
+			pull_policy: "never",
+			profiles: ["gpu"],
+			stop_grace_period: "15s",
+			environment: {
+				QUEUE_MANAGER_URL: `http://${services.queueManager.container}:${services.queueManager.port}`,
+				COMFYUI_URL: `http://comfy-worker:${frontendPort}`,
+				WORKER_ID: workerName,
+				WORKER_TOKEN: { variable: "WORKER_TOKEN" },
+				OUTPUTS_PATH: "/outputs",
+			},
+			volumes: [
+				bind({ from: configuration.paths.outputs, to: "/outputs", writable: true }),
+				{ type: "volume", source: "worker-agent-state", target: "/var/lib/comfyume-worker-agent" },
+			],
+			networks: ["control"],
+			depends_on: after("worker"),
+			healthcheck: health(nodeProbe("http://127.0.0.1:3001/health")),
 		},
 	}
 }

@@ -52,9 +52,14 @@ export type Stack = {
 	hasNginx: boolean
 	services: { nginx: Address; redis: Address; queueManager: Address; admin: Address; authGate: Address }
 	frontendPort: number
-	limits: Readonly<Record<"nginx" | "redis" | "queueManager" | "admin" | "authGate" | "worker", Limits>>
+	limits: Readonly<
+		Record<"nginx" | "redis" | "queueManager" | "admin" | "authGate" | "worker" | "workerAgent", Limits>
+	>
 	images: Readonly<
-		Record<"nginx" | "redis" | "queueManager" | "admin" | "authGate" | "frontend" | "worker", string>
+		Record<
+			"nginx" | "redis" | "queueManager" | "admin" | "authGate" | "frontend" | "worker" | "workerAgent",
+			string
+		>
 	>
 	users: readonly User[]
 	redisOption: "A" | "B" | "C"
@@ -110,6 +115,7 @@ export function describeStack(environment: Environment, roster: Roster): Stack {
 			admin: { memoryMegabytes: 1024, cpus: 1 },
 			authGate: { memoryMegabytes: 256, cpus: 1 },
 			worker: { memoryMegabytes: 71_680, cpus: 8 },
+			workerAgent: { memoryMegabytes: 512, cpus: 1 },
 		},
 		images: {
 			nginx: "nginx:1.28-alpine",
@@ -119,6 +125,7 @@ export function describeStack(environment: Environment, roster: Roster): Stack {
 			authGate: "comfyume-auth-gate:local",
 			frontend: `comfyume-frontend:${comfyUiVersion}`,
 			worker: `comfyume-worker:${comfyUiVersion}`,
+			workerAgent: "comfyume-worker-agent:local",
 		},
 		users: roster.map((number, index) => describeUser(configuration, roster, number, index)),
 		redisOption: vpnAddress !== undefined ? "B" : inferenceMode === "serverless" ? "C" : "A",

@@ -3,7 +3,7 @@ import { exitCodes, OperatorError } from "../errors.ts"
 import { readEnvFile } from "../formats/env-file.ts"
 import { serviceToken } from "../formats/service-token.ts"
 import { Secret } from "../secret.ts"
-import { tokenGeneration } from "./compose.ts"
+import { tokenGeneration, workerName } from "./compose.ts"
 import { containersOf, type Stack, secretNames } from "./description.ts"
 import { envVariables, renamedVariables } from "./env-variables.ts"
 
@@ -67,7 +67,7 @@ export function renderEnvironment(
 	const values = new Map<string, string>([
 		...following(stack),
 		...secrets,
-		["WORKER_TOKEN", serviceToken(key, "worker", "worker-1", tokenGeneration)],
+		["WORKER_TOKEN", serviceToken(key, "worker", workerName, tokenGeneration)],
 		...stack.users.map(
 			({ id, tokenVariable }) => [tokenVariable, serviceToken(key, "frontend", id, tokenGeneration)] as const,
 		),

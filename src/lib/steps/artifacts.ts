@@ -18,10 +18,13 @@ export async function artifactsOf(
 		scripts: environment.git.scripts.path,
 	})
 	// A host without an address of its own in the tailnet has no identity there to lose.
-	const all = catalogue.filter(
-		({ name }) => name !== tailscaleIdentity || hostConfiguration.tailscaleAddress !== undefined,
-	)
+	const all = catalogue
+		.filter(({ name }) => name !== tailscaleIdentity || hostConfiguration.tailscaleAddress !== undefined)
+		// Models lie on the share and are kept in a bucket of their own: without either there is nothing to do.
+		.filter(({ kind }) => kind !== "models" || (environment.share !== undefined && hasVault(environment)))
 	return { all, selected: selectArtifacts(all, options) }
 }
+
+const hasVault = ({ objectStore }: StepContext["environment"]) => objectStore?.buckets.models !== undefined
 
 export const tailscaleIdentity = "tailscale-identity"

@@ -19,6 +19,13 @@ export type StepContext = {
 	sources: readonly Source[]
 	/** Also those that `--from` leaves out: which commit ran is asked of all, wherever the code then comes from. */
 	everySource: readonly Source[]
+	/**
+	 * The places of models, nearest first: the share's directory of models and the bucket that is their vault, keys
+	 * `<directory>/<file>`. Opened when first asked for; those that can't be used say why.
+	 */
+	openModels: () => Promise<readonly Source[]>
+	/** Who models are published by, and the token for those that not everybody may read. */
+	publisher: { origin: string; token: Secret | undefined }
 	/** For git over HTTPS. */
 	gitToken: Secret | undefined
 	/** How the operator named the environment, for commands to type next: `--env production`, with what else it took. */

@@ -1,5 +1,5 @@
 // Backups that stopped weeks ago must not pass for a server's last state.
-import type { Artifact } from "../artifacts/catalogue.ts"
+import type { SnapshotArtifact } from "../artifacts/catalogue.ts"
 import { findCandidates, newestSidecar } from "../artifacts/chain.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
 import { type Step, satisfied } from "../plan/step.ts"
@@ -15,7 +15,11 @@ export const freshnessStep = "backups-are-fresh"
  * @param artifacts all of the host's, also those that the run isn't about
  * @param again the command to type with a date, once the operator has decided to take old data
  */
-export function backupsAreFresh(context: StepContext, artifacts: readonly Artifact[], again: string): Step {
+export function backupsAreFresh(
+	context: StepContext,
+	artifacts: readonly SnapshotArtifact[],
+	again: string,
+): Step {
 	const { environment, hostConfiguration, sources, spoken } = context
 	const wanted = {
 		environment: environment.name,
@@ -24,7 +28,7 @@ export function backupsAreFresh(context: StepContext, artifacts: readonly Artifa
 		allowUnverified: false,
 	}
 	/** Of this host, and finished: only what has a sidecar counts. */
-	const newestOf = async (artifact: Artifact): Promise<Date | undefined> => {
+	const newestOf = async (artifact: SnapshotArtifact): Promise<Date | undefined> => {
 		try {
 			const found = await newestSidecar(await findCandidates(sources, artifact, wanted), artifact, wanted)
 			return found?.candidate.name.takenAt

@@ -12,7 +12,7 @@ import {
 	parseConfiguration,
 	readHostOwnEnvironment,
 } from "../config/configuration.ts"
-import type { Environment, HostConfiguration } from "../config/environment.ts"
+import type { BucketConfiguration, Environment, HostConfiguration } from "../config/environment.ts"
 import { loadSecrets, type Secrets, secretsFromPayload } from "../config/secrets.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
 import { command, quoteForShell } from "../host/command.ts"
@@ -37,6 +37,8 @@ export type OpenOptions = {
 	dryRun: boolean
 	/** Restrict the sources to these. */
 	from?: readonly (SourceName | "git")[]
+	/** Don't open the places of snapshots: the work is about models alone. */
+	modelsOnly?: boolean
 }
 
 /** What is known before any connection is made. */
@@ -63,6 +65,8 @@ const sentAlongSchema = z.strictObject({
 	place: z.string(),
 	spoken: z.string(),
 	secrets: z.string(),
+	/** Files that the operator named on his own machine, by what they are: `manifest`. */
+	files: z.record(z.string(), z.string()).optional(),
 	twin: z.strictObject({ state: z.enum(["offline", "online", "unknown"]), because: z.string() }).optional(),
 })
 
@@ -193,12 +197,11 @@ export async function openHere(
 		...(hostConfiguration.connection === "directory" ? { root: hostConfiguration.directory } : {}),
 	})
 	const host = options.dryRun ? readOnlyHost(opened) : opened
-	const stores = await openStores(host, environment, secrets, { signal, from: options.from })
-	const everySource = stores.map((source) =>
-		options.dryRun && source.trouble === undefined
-			? { ...source, store: readOnlyStore(source.store) }
-			: source,
-	)
+	const stores =
+		options.modelsOnly === true
+			? []
+			: await openStores(host, environment, secrets, { signal, from: options.from })
+	const everySource = options.dryRun ? stores.map(withoutWriting) : stores
 	return {
 		context: {
 			environment,
@@ -207,6 +210,12 @@ export async function openHere(
 			place: sent?.place ?? host.place,
 			sources: everySource.filter(({ name }) => options.from === undefined || options.from.includes(name)),
 			everySource,
+			openModels: once(async () => {
+				const places = await openModelStores(host, environment, secrets, { signal, from: options.from })
+				stores.push(...places)
+				return options.dryRun ? places.map(withoutWriting) : places
+			}),
+			publisher: { origin: huggingFace, token: secrets.find("HF_TOKEN") },
 			gitToken: secrets.find("GH_TOKEN"),
 			spoken,
 			comfyume: version,
@@ -220,6 +229,16 @@ export async function openHere(
 			await opened[Symbol.asyncDispose]()
 		},
 	}
+}
+
+const huggingFace = "https://huggingface.co"
+
+const withoutWriting = (source: Source): Source =>
+	source.trouble === undefined ? { ...source, store: readOnlyStore(source.store) } : source
+
+function once<T>(work: () => Promise<T>): () => Promise<T> {
+	let result: Promise<T> | undefined
+	return () => (result ??= work())
 }
 
 /** Nearest first: the host's own directory, the share, R2; those that are configured and wanted. */
@@ -236,12 +255,40 @@ async function openStores(
 	if (isWanted("local") && (await host.test(command("test", "-d", local))))
 		stores.push({ name: "local", store: directoryStore({ name: "local", directory: local }) })
 	if (isWanted("share") && environment.share !== undefined)
-		stores.push({ name: "share", store: openShare(host, environment.share) })
+		stores.push({ name: "share", store: openShare(host, environment.share, environment.share.backups) })
 	const unusable: Source[] = []
 	// One that isn't wanted isn't asked either: it may be the very one that gives no answer.
 	if (isWanted("r2") && environment.objectStore !== undefined) {
+		const { buckets, region } = environment.objectStore
 		try {
-			stores.push({ name: "r2", store: await openBucket(environment.objectStore, secrets, signal) })
+			stores.push({ name: "r2", store: await openBucket(buckets.cache, region, secrets, signal) })
+		} catch (error) {
+			if (!(error instanceof OperatorError)) throw error
+			unusable.push({ name: "r2", store: nowhere, trouble: error })
+		}
+	}
+	return [...(await probeSources(stores)), ...unusable]
+}
+
+/** The places of models, nearest first: the share's directory of models, and the bucket that is their vault. */
+async function openModelStores(
+	host: LocalHost,
+	{ share, objectStore }: Environment,
+	secrets: Secrets,
+	{ signal, from }: { signal: AbortSignal; from: OpenOptions["from"] },
+): Promise<Source[]> {
+	const isWanted = (name: SourceName) => from === undefined || from.includes(name)
+	const stores: { name: SourceName; store: ObjectStore }[] = []
+	const unusable: Source[] = []
+	if (isWanted("share") && share !== undefined)
+		stores.push({ name: "share", store: openShareModels(host, share) })
+	const vault = objectStore?.buckets.models
+	if (isWanted("r2") && vault !== undefined) {
+		try {
+			stores.push({
+				name: "r2",
+				store: await openBucket(vault, objectStore?.region ?? "auto", secrets, signal),
+			})
 		} catch (error) {
 			if (!(error instanceof OperatorError)) throw error
 			unusable.push({ name: "r2", store: nowhere, trouble: error })
@@ -252,11 +299,20 @@ async function openStores(
 
 type Share = NonNullable<Environment["share"]>
 
-function openShare(host: LocalHost, share: Share): ObjectStore {
-	const mountPoint = share.filesystem === "directory" ? share.directory : host.path(share.mountPoint)
+/** Where the share's files are seen on this machine, and its directory of models below. */
+export function shareDirectory(host: LocalHost, share: Share): [mountPoint: string, models: string] {
+	return [share.filesystem === "directory" ? share.directory : host.path(share.mountPoint), share.models]
+}
+
+/** The share's directory of models as a store; holds nothing open. */
+export const openShareModels = (host: LocalHost, share: Share): ObjectStore =>
+	openShare(host, share, share.models)
+
+function openShare(host: LocalHost, share: Share, below: string): ObjectStore {
+	const [mountPoint] = shareDirectory(host, share)
 	return directoryStore({
 		name: "share",
-		directory: join(mountPoint, share.backups),
+		directory: join(mountPoint, below),
 		mountPoint,
 		mountCheck: () => requireMounted(host, share, mountPoint),
 	})
@@ -302,11 +358,11 @@ async function requireMounted(host: LocalHost, share: Share, mountPoint: string)
 }
 
 async function openBucket(
-	{ region, buckets }: NonNullable<Environment["objectStore"]>,
+	{ bucket, endpoint }: BucketConfiguration,
+	region: string,
 	secrets: Secrets,
 	signal: AbortSignal,
 ): Promise<ObjectStore> {
-	const { bucket, endpoint } = buckets.cache
 	const forWhat = `the bucket ${bucket}`
 	const accessKeyId = secrets.need("R2_ACCESS_KEY_ID", forWhat)
 	const secretAccessKey = secrets.need("R2_SECRET_ACCESS_KEY", forWhat)
@@ -326,6 +382,9 @@ const nowhere: ObjectStore = {
 		throw new Error("not opened")
 	},
 	get: () => Promise.reject(new Error("not opened")),
+	byteSource: () => {
+		throw new Error("not opened")
+	},
 	put: () => Promise.reject(new Error("not opened")),
 	async [Symbol.asyncDispose]() {},
 }

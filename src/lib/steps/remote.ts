@@ -18,11 +18,12 @@ export type RemoteOptions = {
 	/** The key of a machine that is about to get its old identity back; accepted for this run only. */
 	hostFingerprint?: string
 	twin: Twin
+	files: Readonly<Record<string, string>>
 	reporter: Reporter
 }
 
 /** What a backup or a restore needs on the host; the others stay here. */
-const sentSecrets = ["R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "GH_TOKEN"] as const
+const sentSecrets = ["R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "GH_TOKEN", "HF_TOKEN"] as const
 
 const connectTimeoutMs = 20_000
 const keepaliveMs = 15_000
@@ -34,7 +35,7 @@ const keepaliveMs = 15_000
 export async function runElsewhere(
 	surroundings: Surroundings,
 	{ configuration, environment, hostConfiguration, secrets, spoken }: Target,
-	{ argv, hostFingerprint, twin, reporter }: RemoteOptions,
+	{ argv, hostFingerprint, twin, files, reporter }: RemoteOptions,
 ): Promise<ExitCode> {
 	if (hostConfiguration.connection !== "ssh") throw new Error("a directory is never elsewhere")
 	const { variables, signal, terminal, packageRoot, now } = surroundings
@@ -74,6 +75,7 @@ export async function runElsewhere(
 		spoken,
 		secrets: secrets.toPayload(sentSecrets).reveal(),
 		twin,
+		files: { ...files },
 	}
 	const exitCode = await runOnHost(host, {
 		executable: release.executable,

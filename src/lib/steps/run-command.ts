@@ -49,9 +49,19 @@ export type PlanCommand = {
 	argv: readonly string[]
 	/** Ask whether another machine is online with the host's Tailscale identity. */
 	needsTwin?: boolean
+	/** Nothing is ever applied: no lock is taken, and the host and the stores are opened so that a write throws. */
+	checksOnly?: boolean
+	/** The work is about models alone: the places of snapshots are not opened. */
+	modelsOnly?: boolean
+	/** Files that the operator named on his own machine, for a host elsewhere. At most 4 MiB in all. */
+	files?: () => Promise<Record<string, string>>
 	/** The environment that is only changed after its name was typed. */
 	confirms?: string
-	plan: (context: StepContext, facts: { twin: Twin }) => Promise<Plan>
+	/** `files` as this run has them: sent by a client, or read here. */
+	plan: (
+		context: StepContext,
+		facts: { twin: Twin; files: Readonly<Record<string, string>> },
+	) => Promise<Plan>
 }
 
 /**
@@ -78,6 +88,7 @@ export async function runCommand(run: CommandRun, spec: PlanCommand): Promise<vo
 	const opening: OpenOptions = {
 		...options,
 		dryRun: options.dryRun === true,
+		...(spec.modelsOnly === true && { modelsOnly: true }),
 	}
 	const asEvents = options.json === true || surroundings.session !== undefined
 	const secrets: Secret[] = []
@@ -113,28 +124,33 @@ async function runTarget(
 			word: environment.name,
 			flag: "--yes",
 		})
+	const files = target.sent === undefined ? ((await spec.files?.()) ?? {}) : (target.sent.files ?? {})
+	const checksOnly = spec.checksOnly === true
 	const twin = spec.needsTwin === true ? await findTwin(surroundings, target) : notAsked
 	if (!target.here) {
 		const { runElsewhere } = await import("./remote.ts")
 		return runElsewhere(surroundings, target, {
 			argv: [spec.command, ...spec.argv, ...(opening.dryRun ? ["--dry-run"] : [])],
 			twin,
+			files,
 			reporter,
 			...(spec.options.hostFingerprint === undefined
 				? {}
 				: { hostFingerprint: spec.options.hostFingerprint }),
 		})
 	}
-	await using opened = await openHere(surroundings, target, opening)
-	await using _lock = opening.dryRun
-		? undefined
-		: await lockHost(opened.context.host, { name: "comfyume", purpose: spec.command })
-	if (!opening.dryRun) await clearWork(opened.context.host)
+	const writes = !opening.dryRun && !checksOnly
+	await using opened = await openHere(surroundings, target, { ...opening, dryRun: !writes })
+	await using _lock = writes
+		? await lockHost(opened.context.host, { name: "comfyume", purpose: spec.command })
+		: undefined
+	if (writes) await clearWork(opened.context.host)
 	for (const { name, trouble } of opened.context.sources)
 		if (trouble !== undefined) note(reporter, surroundings, `${name} can't be used: ${trouble.message}`)
-	const plan = await spec.plan(opened.context, { twin })
+	const plan = await spec.plan(opened.context, { twin, files })
 	const { exitCode } = await runPlan(plan, {
 		dryRun: opening.dryRun,
+		checksOnly,
 		now: surroundings.now,
 		signal: surroundings.signal,
 		reporter,

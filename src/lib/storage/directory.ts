@@ -90,6 +90,13 @@ export function directoryStore(options: DirectoryStoreOptions): HealableStore {
 			await ready()
 			yield* walk(directory, prefix, `listing ${prefix === "" ? "all" : prefix} in ${name} (${place})`)
 		},
+		byteSource: ({ key, sizeBytes, etag }) => ({
+			name,
+			place: shown(key),
+			sizeBytes,
+			etag,
+			access: { kind: "file", path: pathOf(key) },
+		}),
 		get: async (key, getOptions = {}) => {
 			checkKey(key, name)
 			await ready()

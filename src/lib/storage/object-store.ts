@@ -1,6 +1,7 @@
 // A place that keeps objects under keys: an S3 bucket (R2) or a directory (the share). Nothing here deletes.
 import type { Readable } from "node:stream"
 import { OperatorError } from "../errors.ts"
+import type { ByteRange, ByteSource } from "./byte-source.ts"
 
 export type ObjectHead = {
 	key: string
@@ -12,9 +13,6 @@ export type ObjectHead = {
 	/** The sha256 noted when it was put, in hex. A claim, not a proof: whoever reads it verifies. */
 	claimedDigest?: string
 }
-
-/** First and last byte, both included, as HTTP counts them. */
-type ByteRange = { first: number; last: number }
 
 export type GetOptions = {
 	range?: ByteRange
@@ -37,6 +35,13 @@ export type PutOptions = {
 	digest: string
 	/** Never replace what is there. The only way backups write. */
 	ifAbsent: true
+	/**
+	 * A file of this machine that an upload in parts is noted in: when it is interrupted, a later put of the same bytes
+	 * to the same key with the same file goes on with it. Without it, and for what can't be gone on with, it is aborted.
+	 */
+	resumeFile?: string
+	/** For a store behind a network. */
+	limitBytesPerSecond?: number
 	signal?: AbortSignal
 	/** Called with the number of bytes sent so far. */
 	onProgress?: (doneBytes: number) => void
@@ -76,11 +81,18 @@ export interface ObjectStore {
 	 */
 	get(key: string, options?: GetOptions): Promise<Readable>
 	/**
+	 * The same bytes for the transfer engine (`transfer.ts`), which reads them in ranges and at its own pace.
+	 * @param head as this store's `head` or `list` gave it: its etag is held against every range
+	 */
+	byteSource(head: ObjectHead): ByteSource
+	/**
 	 * Stores a file under a key that holds nothing yet. Of two who put at once exactly one is told `stored`. A failed
 	 * put leaves nothing under the key.
 	 * @param localFile path of the file to send, on this machine
 	 */
 	put(key: string, localFile: string, options: PutOptions): Promise<PutResult>
+	/** Uploads in parts below the prefix that were begun and neither finished nor aborted, by whomever. */
+	listUnfinished?(prefix: string): AsyncIterable<{ key: string; uploadId: string; startedAt: Date }>
 	[Symbol.asyncDispose](): Promise<void>
 }
 

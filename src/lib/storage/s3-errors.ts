@@ -1,5 +1,6 @@
 // What an object store's refusals and failures mean to an operator: one table.
 import { codeOf, type ExitCode, exitCodes, messageOf, OperatorError } from "../errors.ts"
+import type { HttpFailure } from "./byte-source.ts"
 
 export type S3Place = { name: string; endpoint: string; bucket: string }
 
@@ -105,6 +106,14 @@ type Described = Error & { $metadata?: { httpStatusCode?: number; attempts?: num
 /** An error of our own making, named as in the table. */
 export function s3Problem(name: string, detail: string): Error {
 	return Object.assign(new Error(detail), { name })
+}
+
+/** A failure of an exchange without the SDK, as the SDK would have thrown it. */
+export function asIfSent({ message, code, status, attempts }: HttpFailure): Error {
+	return Object.assign(s3Problem(code ?? "", message), {
+		...(code !== undefined && { code }),
+		$metadata: { attempts, ...(status !== undefined && { httpStatusCode: status }) },
+	})
 }
 
 /** The status of the answer that an error came with. */

@@ -5,13 +5,15 @@ import { type FileHandle, open } from "node:fs/promises"
 import type { HeadObjectCommandOutput } from "@aws-sdk/client-s3"
 import { OperatorError, systemError } from "../errors.ts"
 import type { Secret } from "../secret.ts"
+import type { ByteSource } from "./byte-source.ts"
 import { checkKey, checkNewKey, checkPrefix, problemOfKey } from "./keys.ts"
-import { type FilePart, measureFile, readStretch } from "./local-file.ts"
-import type { ObjectHead, ObjectStore, PutOptions } from "./object-store.ts"
+import { measureFile, readStretch } from "./local-file.ts"
+import type { GetOptions, ObjectHead, ObjectStore, PutOptions } from "./object-store.ts"
 import { type Connection, connect, sendBytes } from "./s3-connection.ts"
-import { s3Error, s3Problem, statusOf } from "./s3-errors.ts"
-import { uploadInParts } from "./s3-multipart.ts"
+import { asIfSent, s3Error, s3Problem, statusOf } from "./s3-errors.ts"
+import { type UploadMark, uploadInParts } from "./s3-multipart.ts"
 import { exactly, expectBytes, requestBytes } from "./s3-read.ts"
+import { emptyDigest, signRequest } from "./s3-sign.ts"
 
 export type S3StoreOptions = {
 	/** What reports call it, as in `r2`. */
@@ -51,6 +53,23 @@ const putField = "comfyume-put"
 export function s3Store(options: S3StoreOptions): ObjectStore {
 	const { name, endpoint, bucket, singlePutBytes = 64 * mebibyte, partBytes = 16 * mebibyte } = options
 	const place = { name, endpoint, bucket }
+	const limits = {
+		connectTimeoutMs: options.connectTimeoutMs ?? 10_000,
+		stallMs: options.stallMs ?? 30_000,
+		leastBytes: options.leastBytes ?? 16 * 1024,
+	}
+	const wireLimits = {
+		...limits,
+		attempts: options.attempts ?? 4,
+		baseDelayMs: options.retryDelayMs ?? 500,
+		longestDelayMs: options.longestRetryDelayMs ?? 20_000,
+	}
+	const signer = {
+		endpoint,
+		region: options.region ?? "auto",
+		accessKeyId: options.accessKeyId,
+		secretAccessKey: options.secretAccessKey,
+	}
 	let connection: Promise<Connection> | undefined
 	const connected = () => {
 		connection ??= connect({
@@ -58,15 +77,8 @@ export function s3Store(options: S3StoreOptions): ObjectStore {
 			region: options.region ?? "auto",
 			accessKeyId: options.accessKeyId,
 			secretAccessKey: options.secretAccessKey,
-			connectTimeoutMs: options.connectTimeoutMs ?? 10_000,
-			stallMs: options.stallMs ?? 30_000,
-			leastBytes: options.leastBytes ?? 16 * 1024,
-			retries: {
-				attempts: options.attempts ?? 4,
-				baseDelayMs: options.retryDelayMs ?? 500,
-				longestDelayMs: options.longestRetryDelayMs ?? 20_000,
-				random: options.random ?? Math.random,
-			},
+			...limits,
+			retries: { ...wireLimits, random: options.random ?? Math.random },
 		})
 		return connection
 	}
@@ -148,39 +160,46 @@ export function s3Store(options: S3StoreOptions): ObjectStore {
 		const inParts = sizeBytes > singlePutBytes
 		const partSize =
 			sizeBytes <= partBytes * mostParts ? partBytes : Math.ceil(sizeBytes / mostParts / mebibyte) * mebibyte
-		const measured = await measureFile(file, {
-			sizeBytes,
-			partBytes: inParts ? partSize : Math.max(sizeBytes, 1),
-			signal,
-		})
-		if (measured.digest !== digest)
-			throw new OperatorError(`storing ${key} in ${name}: ${localFile} does not have the digest ${digest}`, {
-				hint: `sha256sum ${localFile}`,
-			})
-		const putId = randomUUID()
-		const upload = {
-			bucket,
-			key,
-			metadata: { [digestField]: digest, [putField]: putId },
-			bytesOf: (part: FilePart) => readStretch(file, part),
+		const metadata = (putId: string) => ({ [digestField]: digest, [putField]: putId })
+		const common = {
+			...{ bucket, key, sizeBytes, digest },
 			...(onProgress === undefined ? {} : { onProgress }),
 			...(signal === undefined ? {} : { signal }),
 		}
-		const { sdk, client } = await connected()
+		const { resumeFile, limitBytesPerSecond } = putOptions
+		let mark: UploadMark | undefined
 		let refused: unknown
 		try {
-			if (inParts)
-				await uploadInParts(
-					{ sdk, client },
-					{ ...upload, ...measured, sizeBytes },
-					options.concurrentParts ?? 3,
-					() => findHead(key, signal),
-				)
-			else await uploadWhole({ sdk, client }, { ...upload, part: measured.parts[0] as FilePart })
+			if (inParts) {
+				const parted = {
+					...{ ...common, metadata, localFile, signer, limits: wireLimits },
+					partBytes: partSize,
+					concurrentParts: options.concurrentParts ?? 3,
+					...(resumeFile !== undefined && { resumeFile }),
+					...(limitBytesPerSecond !== undefined && { limitBytesPerSecond }),
+				}
+				const onJoin = (joined: UploadMark) => {
+					mark = joined
+				}
+				await uploadInParts(await connected(), parted, () => findHead(key, signal), onJoin)
+			} else {
+				const measured = await measureFile(file, { sizeBytes, signal })
+				if (measured.digest !== digest)
+					throw new OperatorError(`${localFile} does not have the digest ${digest}`, {
+						hint: `sha256sum ${localFile}`,
+					})
+				mark = { putId: randomUUID(), crc64: measured.crc64 }
+				const bytesOf = () => readStretch(file, { offsetBytes: 0, sizeBytes })
+				await uploadWhole(await connected(), {
+					...{ ...common, bytesOf, crc64: measured.crc64 },
+					metadata: metadata(mark.putId),
+				})
+			}
 		} catch (error) {
 			// 412: something stands there. NoSuchUpload: perhaps it was completed, and the answer was lost. No status: the
 			// connection broke. Whether this call stored it, only the object itself can tell.
 			const status = statusOf(error)
+			if (mark === undefined) throw error
 			const open = status === undefined && signal?.aborted !== true && !(error instanceof OperatorError)
 			if (!open && ![409, 412].includes(status ?? 0) && !isNoSuchUpload(error)) throw error
 			refused = error
@@ -188,13 +207,46 @@ export function s3Store(options: S3StoreOptions): ObjectStore {
 		const stored = await findHead(key, signal)
 		if (stored === undefined)
 			throw refused ?? s3Problem("NotStored", "the store took it, and does not have it")
-		if (stored.Metadata?.[putField] !== putId) return "already-there"
+		if (stored.Metadata?.[putField] !== mark?.putId) return "already-there"
 		const shown = `${key} in ${name} (${endpoint}, bucket ${bucket})`
-		confirm(stored, { sizeBytes, digest, crc64: measured.crc64 }, shown)
+		confirm(stored, { sizeBytes, digest, crc64: mark?.crc64 }, shown)
 		// A service that keeps no checksum must show the bytes themselves.
 		if (stored.ChecksumCRC64NVME === undefined) await readBack(key, stored, digest, shown, signal)
 		return "stored" as const
 	}
+
+	const get = async (key: string, getOptions: GetOptions = {}) => {
+		checkKey(key, name)
+		const signal = signalOf(getOptions.signal)
+		return await told(`reading ${key}`, place, signal, async () => {
+			const answer = await requestBytes(await connected(), { bucket, key, ...getOptions }, signal)
+			const { body, sizeBytes } = expectBytes(answer, getOptions)
+			const rename = (error: unknown) => s3Error(error, `reading ${key}`, place, signal)
+			return exactly(body, sizeBytes, rename)
+		})
+	}
+
+	const bytesOf = ({ key, sizeBytes, etag }: ObjectHead): ByteSource => ({
+		name,
+		place: `${key} in ${name} (${endpoint}, bucket ${bucket})`,
+		sizeBytes,
+		etag,
+		renew: async () => {
+			const head = await told(`looking at ${key}`, place, signalOf(), () => findHead(key, signalOf()))
+			if (head === undefined) throw s3Error(s3Problem("NoSuchKey", "gone"), `reading ${key}`, place)
+			return bytesOf(headOf(key, head))
+		},
+		access: {
+			kind: "http",
+			request: ({ first, last }) => {
+				const headers = { range: `bytes=${first}-${last}`, "if-match": etag }
+				const unsigned = { method: "GET" as const, bucket, key, headers, payloadDigest: emptyDigest }
+				return signRequest(signer, unsigned, new Date())
+			},
+			explain: (failure) => s3Error(asIfSent(failure), `reading ${key}`, place),
+			limits: wireLimits,
+		},
+	})
 
 	return {
 		name,
@@ -226,15 +278,25 @@ export function s3Store(options: S3StoreOptions): ObjectStore {
 				after = page.IsTruncated === true ? page.NextContinuationToken : undefined
 			} while (after !== undefined)
 		},
-		get: async (key, getOptions = {}) => {
-			checkKey(key, name)
-			const signal = signalOf(getOptions.signal)
-			return await told(`reading ${key}`, place, signal, async () => {
-				const answer = await requestBytes(await connected(), { bucket, key, ...getOptions }, signal)
-				const { body, sizeBytes } = expectBytes(answer, getOptions)
-				const rename = (error: unknown) => s3Error(error, `reading ${key}`, place, signal)
-				return exactly(body, sizeBytes, rename)
-			})
+		get,
+		byteSource: (head) => bytesOf(head),
+		async *listUnfinished(prefix) {
+			checkPrefix(prefix, name)
+			const { sdk, client } = await connected()
+			let from: { KeyMarker?: string | undefined; UploadIdMarker?: string | undefined } | undefined
+			do {
+				const input = { Bucket: bucket, Prefix: prefix, ...from }
+				const page = await told("listing unfinished uploads", place, signalOf(), () =>
+					client.send(new sdk.ListMultipartUploadsCommand(input), sending(signalOf())),
+				)
+				for (const { Key: key, UploadId: uploadId, Initiated: startedAt } of page.Uploads ?? [])
+					if (key !== undefined && uploadId !== undefined && startedAt !== undefined)
+						yield { key, uploadId, startedAt }
+				from =
+					page.IsTruncated === true
+						? { KeyMarker: page.NextKeyMarker, UploadIdMarker: page.NextUploadIdMarker }
+						: undefined
+			} while (from !== undefined)
 		},
 		put: async (key, localFile, putOptions) => {
 			checkNewKey(key, name)
@@ -289,8 +351,10 @@ async function uploadWhole(
 		bucket: string
 		key: string
 		metadata: Record<string, string>
-		part: FilePart
-		bytesOf: (part: FilePart) => AsyncIterable<Buffer>
+		sizeBytes: number
+		digest: string
+		crc64: string
+		bytesOf: () => AsyncIterable<Buffer>
 		onProgress?: (doneBytes: number) => void
 		signal?: AbortSignal
 	},
@@ -300,13 +364,14 @@ async function uploadWhole(
 		Key: upload.key,
 		Metadata: upload.metadata,
 		ContentType: "application/octet-stream",
-		ContentLength: upload.part.sizeBytes,
-		ChecksumCRC64NVME: upload.part.crc64,
+		ContentLength: upload.sizeBytes,
+		ChecksumCRC64NVME: upload.crc64,
 		IfNoneMatch: "*",
 	})
 	sendBytes(command, {
-		...upload.part,
-		open: () => upload.bytesOf(upload.part),
+		sizeBytes: upload.sizeBytes,
+		digest: upload.digest,
+		open: upload.bytesOf,
 		...(upload.onProgress === undefined ? {} : { onSent: upload.onProgress }),
 	})
 	await client.send(command, upload.signal === undefined ? {} : { abortSignal: upload.signal })
@@ -319,7 +384,7 @@ const damaged = {
 /** Holds what the store says of an object against what was sent. */
 function confirm(
 	stored: HeadObjectCommandOutput,
-	sent: { sizeBytes: number; digest: string; crc64: string },
+	sent: { sizeBytes: number; digest: string; crc64: string | undefined },
 	shown: string,
 ): void {
 	const differs = (what: string, has: unknown, wanted: unknown) => {

@@ -21,7 +21,11 @@ let directory = ""
 const path = (...parts: string[]) => join(directory, ...parts)
 
 const comfyume = (...words: string[]): Promise<Ran> =>
-	run(process.execPath, [launcher, ...words], { workingDirectory: directory, allowedExitCodes: "any" })
+	run(process.execPath, [launcher, ...words], {
+		workingDirectory: directory,
+		environment: { PATH: process.env.PATH, HOME: directory },
+		allowedExitCodes: "any",
+	})
 
 const names = ["whole", "truncated", "flipped", "pointer", "page", "sparse"].map(
 	(name) => `loras/${name}.safetensors`,

@@ -137,9 +137,11 @@ describe("without any models at hand", () => {
 			exitCode: 2,
 			stderr: expect.stringContaining("there is no directory of workflows"),
 		})
-		expect(await verify()).toMatchObject({
+		// Then the models of an environment are meant, and there is no configuration here.
+		expect(await verify()).toMatchObject({ exitCode: 2, stderr: expect.stringContaining("next: ") })
+		expect(await verify("--workflows", "empty", "--env", "production")).toMatchObject({
 			exitCode: 2,
-			stderr: expect.stringContaining("nothing to verify"),
+			stderr: expect.stringContaining("look at this machine alone"),
 		})
 	})
 })

@@ -82,8 +82,8 @@ describeWith("compose", "compose takes what is rendered", () => {
 		const stack = stackFor(users, { nginx })
 		for (const { path, text } of renderedFor(stack)) write(path, text)
 		const { services } = await config()
-		// The worker of the profile gpu besides.
-		expect(Object.keys(services).length).toBe(users + (nginx === "container" ? 5 : 4) + 1)
+		// The worker of the profile gpu and its agent besides.
+		expect(Object.keys(services).length).toBe(users + (nginx === "container" ? 5 : 4) + 2)
 		const token = services["user001"]?.environment["QUEUE_MANAGER_TOKEN"]
 		expect(token).toMatch(/^frontend:user001:1:[A-Za-z0-9_-]{43}$/)
 	})

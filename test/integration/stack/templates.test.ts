@@ -5,6 +5,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { afterEach, beforeEach, describe, expect, test } from "vitest"
+import { buildAuthGate } from "../../../scripts/build.ts"
 import { describeWith } from "../../support/parts.ts"
 import { poll } from "../../support/poll.ts"
 import { run } from "../../support/run.ts"
@@ -72,13 +73,10 @@ describe("the frontend's entrypoint", () => {
 
 describe("the auth gate's image", () => {
 	test("holds one bundled file that starts by itself", async () => {
-		const dockerfile = readFileSync(join(templates, "auth-gate/Dockerfile"), "utf8")
-		const bundle = /npx esbuild (.+)--outfile=main\.js/.exec(dockerfile)?.[1]?.trim().split(" ") ?? []
-		const esbuild = join(repository, "node_modules/.bin/esbuild")
-		await run(esbuild, [...bundle, `--outfile=${at("main.mjs")}`], { workingDirectory: repository })
+		await buildAuthGate(at("bundle"))
 		writeFileSync(at("htpasswd"), `user001:$2y$10$${"a".repeat(53)}\n`)
 		const port = await freePort()
-		const gate = spawn(process.execPath, [at("main.mjs")], {
+		const gate = spawn(process.execPath, [at("bundle/main.js")], {
 			cwd: directory,
 			env: {
 				HOST: "127.0.0.1",

@@ -1,6 +1,7 @@
 // A strict S3 server for tests and the demo: it verifies signatures and digests, keeps R2's rules, and breaks on
 // demand. It needs nothing but Node.
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http"
+import { createServer as createSecureServer } from "node:https"
 import type { AddressInfo } from "node:net"
 import { type Fault, type FaultHandle, findFault, type PlannedFault } from "./faults.ts"
 import { handle, type LogEntry, type ServerState } from "./handler.ts"
@@ -25,6 +26,8 @@ export type S3ServerOptions = {
 	port?: number
 	/** Loopback unless told otherwise; the address of a test world, for its instances. */
 	address?: string
+	/** Certificate and key: then it speaks TLS, as `localhost`. */
+	tls?: { cert: string; key: string }
 	/** The only region that signatures may name. */
 	region?: string
 	/** R2 says 5 MiB; tests of multipart uploads lower it. */
@@ -79,7 +82,10 @@ export async function startS3Server(options: S3ServerOptions): Promise<S3Server>
 		})
 	}
 	const { address = "127.0.0.1" } = options
-	const server = createServer({ keepAliveTimeout: 5_000 }, listener)
+	const server =
+		options.tls === undefined
+			? createServer({ keepAliveTimeout: 5_000 }, listener)
+			: createSecureServer({ keepAliveTimeout: 5_000, ...options.tls }, listener)
 	await new Promise<void>((resolve, reject) => {
 		server.once("error", reject)
 		server.listen(options.port ?? 0, address, resolve)
@@ -90,7 +96,7 @@ export async function startS3Server(options: S3ServerOptions): Promise<S3Server>
 			server.closeAllConnections()
 		})
 	return {
-		endpoint: `http://${address}:${(server.address() as AddressInfo).port}`,
+		endpoint: `${options.tls === undefined ? `http://${address}` : "https://localhost"}:${(server.address() as AddressInfo).port}`,
 		log: state.log,
 		objects,
 		fault: (fault) => {

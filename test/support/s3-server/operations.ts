@@ -161,10 +161,23 @@ function uploadPart(state: ServerState, call: Call): Answer {
 
 function listParts(state: ServerState, call: Call): Answer {
 	const { id, bucket, key, parts } = findUpload(state, call)
-	const Part = [...parts]
-		.sort(([a], [b]) => a - b)
-		.map(([number, { content, etag }]) => ({ PartNumber: number, ETag: etag, Size: content.length }))
-	return xml("ListPartsResult", { Bucket: bucket, Key: key, UploadId: id, IsTruncated: false, Part })
+	const after = Number(call.query["part-number-marker"] ?? 0)
+	const later = [...parts].sort(([a], [b]) => a - b).filter(([number]) => number > after)
+	const page = later.slice(0, state.largestPage)
+	const truncated = later.length > page.length
+	return xml("ListPartsResult", {
+		Bucket: bucket,
+		Key: key,
+		UploadId: id,
+		IsTruncated: truncated,
+		...(truncated ? { NextPartNumberMarker: page.at(-1)?.[0] } : {}),
+		Part: page.map(([number, { content, etag, crc64 }]) => ({
+			PartNumber: number,
+			ETag: etag,
+			Size: content.length,
+			ChecksumCRC64NVME: crc64,
+		})),
+	})
 }
 
 async function completeUpload(state: ServerState, call: Call): Promise<Answer> {

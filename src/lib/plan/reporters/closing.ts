@@ -2,7 +2,8 @@
 import { paint } from "../../ui/color.ts"
 import { formatDuration, formatSeconds, formatTable, printable, wrapText } from "../../ui/format.ts"
 import type { Terminal } from "../../ui/surroundings.ts"
-import type { Event, Outcome } from "../events.ts"
+import type { Event, ModelFacts, Outcome } from "../events.ts"
+import { modelsTable } from "./models.ts"
 
 type StepEvent = Extract<Event, { event: "step" }>
 type EndEvent = Extract<Event, { event: "end" }>
@@ -30,6 +31,7 @@ export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean })
 	const failures: StepEvent[] = []
 	const planned = new Set<string>()
 	const errors: ErrorEvent[] = []
+	const models: ModelFacts[] = []
 	let end: EndEvent | undefined
 	const colors = paint(terminal.color)
 	const talk = (line: string) => terminal.talk(`${line}\n`)
@@ -52,6 +54,7 @@ export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean })
 			if (event.event === "plan") for (const { id, title } of event.steps) titles.set(id, printable(title))
 			if (event.event === "step" && isFailure(event.outcome)) failures.push(event)
 			if (event.event === "step" && event.outcome === "planned") planned.add(event.step)
+			if (event.event === "model") models.push(event)
 			if (event.event === "error") errors.push(event)
 			if (event.event === "end") end = event
 		},
@@ -62,6 +65,10 @@ export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean })
 				)
 				talk("")
 				for (const line of formatTable(columns, rows, width())) terminal.out(`${line}\n`)
+			}
+			if (!quiet && models.length > 0) {
+				talk("")
+				for (const line of modelsTable(models, width())) terminal.out(`${line}\n`)
 			}
 			const real = failures.filter(({ outcome }) => outcome === "failed")
 			const blocked = failures.filter(({ outcome }) => outcome === "blocked")

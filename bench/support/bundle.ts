@@ -1,0 +1,25 @@
+// The measurements as one split bundle in dist/bench, so that comfyume is measured as it is shipped.
+import { readdirSync } from "node:fs"
+import { fileURLToPath } from "node:url"
+import { build } from "esbuild"
+
+const root = fileURLToPath(new URL("../..", import.meta.url))
+// P11 measures the release, and builds it.
+const goals = readdirSync(`${root}bench`).filter((file) => /^P\d+\.ts$/.test(file) && file !== "P11.ts")
+await build({
+	absWorkingDir: root,
+	entryPoints: [
+		...goals.map((file) => ({ in: `bench/${file}`, out: file.replace(/\.ts$/, "") })),
+		{ in: "bench/support/sink.ts", out: "sink" },
+		{ in: "src/lib/storage/transfer-worker.ts", out: "transfer-worker" },
+	],
+	outdir: "dist/bench",
+	bundle: true,
+	splitting: true,
+	format: "esm",
+	platform: "node",
+	target: "node22.15",
+	mainFields: ["module", "main"],
+	banner: { js: "const require=process.getBuiltinModule('module').createRequire(import.meta.url)" },
+	logLevel: "warning",
+})

@@ -1,0 +1,60 @@
+// Writes the table of docs/benchmarks.md from bench/results: what was measured, losing rows and all.
+import { readdirSync, readFileSync, writeFileSync } from "node:fs"
+import { type Comparison, root } from "./measure.ts"
+
+type Result = {
+	about?: string
+	comparisons?: (Comparison & { reached: boolean })[]
+	mediansMs?: Record<string, number>
+	medianMs?: Record<string, number>
+	ratio?: number
+	goal?: string
+	reached: boolean
+	rounds?: number
+	machine?: string
+	node?: string
+	loadAverage?: number
+	tools?: Record<string, string>
+	notes?: string[]
+}
+
+const file = `${root}docs/benchmarks.md`
+const [begin, end] = ["<!-- results -->", "<!-- end of results -->"]
+const goals = readdirSync(`${root}bench/results`)
+	.map((name) => name.replace(/\.json$/, ""))
+	.sort((a, b) => Number(a.slice(1)) - Number(b.slice(1)))
+const rows = ["| goal | what | measured | wanted | | medians |", "|---|---|---|---|---|---|"]
+const facts: string[] = []
+for (const goal of goals) {
+	const result = JSON.parse(readFileSync(`${root}bench/results/${goal}.json`, "utf8")) as Result
+	const medians = Object.entries(result.mediansMs ?? result.medianMs ?? {})
+		.map(([name, ms]) => `${name} ${Math.round(ms)} ms`)
+		.join(", ")
+	const older: Comparison & { reached: boolean } = {
+		what: "`comfyume --version` against bare Node",
+		ratio: result.ratio ?? Number.NaN,
+		goal: 1.25,
+		most: true,
+		reached: result.reached,
+	}
+	for (const { what, ratio, goal: wanted, stretch, most, reached, unit = "×" } of result.comparisons ?? [
+		older,
+	]) {
+		const about = [result.about, what].filter((part) => part !== undefined).join(" ")
+		const bound = `${most ? "≤" : "≥"} ${wanted}${unit}${stretch === undefined ? "" : ` (${stretch})`}`
+		rows.push(
+			`| ${goal} | ${about} | ${Number(ratio.toFixed(2))}${unit} | ${bound} | ${reached ? "reached" : "**not reached**"} | ${medians} |`,
+		)
+	}
+	const tools = Object.values(result.tools ?? {}).join("; ")
+	const load = result.loadAverage === undefined ? "" : `, load average ${result.loadAverage}`
+	const rounds = result.rounds === undefined ? "" : `, median of ${result.rounds}`
+	const notes = (result.notes ?? []).map((note) => ` ${note}`).join("")
+	facts.push(
+		`- ${goal}: Node ${result.node ?? "?"}, ${result.machine ?? "?"}${load}${rounds}. ${tools}${notes}`.trimEnd(),
+	)
+}
+const text = readFileSync(file, "utf8")
+const before = text.slice(0, text.indexOf(begin) + begin.length)
+const after = text.slice(text.indexOf(end))
+writeFileSync(file, `${before}\n\n${rows.join("\n")}\n\n${facts.join("\n")}\n\n${after}`)

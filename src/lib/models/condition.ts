@@ -1,0 +1,38 @@
+// Whether a model must be healed, may stay as it is, or is right.
+import type { ModelEntry } from "./manifest.ts"
+import { isTrusted } from "./offer.ts"
+import { type VerifyOptions, verifyModel } from "./verify.ts"
+
+export type Condition =
+	| { state: "right"; because: string }
+	/** It differs from figures that nobody has verified, and is whole by itself: it is said, and left alone. */
+	| { state: "doubtful"; because: string }
+	| { state: "wrong"; because: string; isMissing: boolean }
+
+/** Judges a model on this machine's disk. Throws what the disk throws. */
+export async function conditionOf(
+	directory: string,
+	entry: ModelEntry,
+	options: VerifyOptions,
+): Promise<Condition> {
+	let verdict = await verifyModel(directory, entry.path, entry, options)
+	// Zeros only make one suspicious. Before gigabytes are fetched, a digest that is known decides.
+	if (verdict.status === "zero-tail" && entry.sha256 !== undefined && options.level !== "digest")
+		verdict = await verifyModel(directory, entry.path, entry, { ...options, level: "digest" })
+	const { status, right, because } = verdict
+	if (right)
+		return { state: "right", because: status === "missing" ? "it is optional, and not there" : because }
+	if (byFigures.has(status) && !isTrusted(entry)) {
+		const itself = await verifyModel(
+			directory,
+			entry.path,
+			{ path: entry.path },
+			{ ...options, level: "structure" },
+		)
+		if (itself.right) return { state: "doubtful", because: `${because}; by itself it is whole, and stays` }
+	}
+	return { state: "wrong", because: `${status}: ${because}`, isMissing: status === "missing" }
+}
+
+// What the manifest's figures alone can say.
+const byFigures = new Set(["truncated", "size-mismatch", "digest-mismatch"])

@@ -1,0 +1,253 @@
+// A missing or damaged model comes back: fetched from the best source beside its place, proven there, renamed.
+import { createHash } from "node:crypto"
+import { stat, statfs } from "node:fs/promises"
+import { basename, dirname, join } from "node:path"
+import { codeOf, type ExitCode, exitCodes, messageOf, OperatorError, systemError } from "../errors.ts"
+import type { Report } from "../plan/step.ts"
+import { ObjectChanged } from "../storage/object-store.ts"
+import { removePartial } from "../storage/partial-state.ts"
+import { type TransferProgress, transfer } from "../storage/transfer.ts"
+import { formatBytes } from "../ui/format.ts"
+import { locate } from "./kind.ts"
+import type { ModelEntry } from "./manifest.ts"
+import {
+	type Expectation,
+	expectationOf,
+	type ModelSource,
+	type Offer,
+	unverifiedDifference,
+} from "./offer.ts"
+import { openModel } from "./open.ts"
+import { findTarget, makeModelDirectory, putInPlace } from "./put-in-place.ts"
+import { judge } from "./verify.ts"
+
+export type HealOptions = {
+	/** The directory of models, on this machine. */
+	directory: string
+	entry: ModelEntry
+	/** Best first. The first whose bytes prove right is taken. */
+	sources: readonly ModelSource[]
+	/** Where to fetch to, when that isn't the directory of models itself; must exist. */
+	tempDirectory?: string
+	/** Over all connections. */
+	limitBytesPerSecond?: number
+	now: () => Date
+	signal: AbortSignal
+	report: Report
+}
+
+export type Healed = {
+	/** The name of the source that it came from. */
+	from: string
+	sizeBytes: number
+	digest: string
+	/** Bytes that came from the source: fewer than the size where blocks were there already. */
+	transferredBytes: number
+	/** What it was held against. */
+	proof: string
+}
+
+// A file system that is filled to its last byte is slow, and others write to it too.
+const spaceFactor = 1.2
+
+/**
+ * Brings one model into its place. Until it is proven, what stands there stays; afterwards that is kept beside it.
+ * @throws {OperatorError} when no source has it right: the failure of the one source, or all of them together
+ */
+export async function healModel(options: HealOptions): Promise<Healed> {
+	const { directory, entry, sources, signal, report } = options
+	const target = await findTarget(directory, entry.path)
+	const partial = partialsOf(target.file, options.tempDirectory)
+	const absent: string[] = []
+	const failures: OperatorError[] = []
+	for (const source of sources) {
+		signal.throwIfAborted()
+		try {
+			const healed = await healUnchanged(source, { ...target, ...partial }, options)
+			if (healed !== undefined) return healed
+			absent.push(source.name)
+		} catch (error) {
+			if (signal.aborted) throw error
+			const known = codeOf(error) === undefined ? error : systemError(error, `healing ${entry.path}`)
+			// A full disk is full for every source.
+			if (!(known instanceof OperatorError) || known.exitCode === exitCodes.noSpace) throw known
+			failures.push(known)
+			report.warn(`${source.name} is passed over: ${known.message}`)
+		}
+	}
+	// What could still be gone on with stays only where running again may help.
+	if (!failures.some(mayComeBack)) for (const file of Object.values(partial)) await removePartial(file)
+	throw allFailed(entry, absent, failures)
+}
+
+/** Where it is fetched to, and where it stands right before it takes its place. */
+function partialsOf(file: string, tempDirectory: string | undefined): { beside: string; fetched: string } {
+	const beside = join(dirname(file), `.${basename(file)}.comfyume.partial`)
+	if (tempDirectory === undefined) return { beside, fetched: beside }
+	const id = createHash("sha256").update(file).digest("hex").slice(0, 12)
+	return { beside, fetched: join(tempDirectory, `.${id}-${basename(file)}.comfyume.partial`) }
+}
+
+type Target = Awaited<ReturnType<typeof findTarget>> & ReturnType<typeof partialsOf>
+
+/** An object that is replaced while it is read is asked for anew, once. */
+async function healUnchanged(
+	source: ModelSource,
+	target: Target,
+	options: HealOptions,
+): Promise<Healed | undefined> {
+	const heal = async () => {
+		const offer = await source.find(options.entry)
+		return offer === undefined ? undefined : await healFrom(source, offer, target, options)
+	}
+	try {
+		return await heal()
+	} catch (error) {
+		if (!(error instanceof ObjectChanged)) throw error
+		options.report.note(`${error.message}: it is fetched anew`)
+		return await heal()
+	}
+}
+
+async function healFrom(
+	source: ModelSource,
+	offer: Offer,
+	target: Target,
+	options: HealOptions,
+): Promise<Healed> {
+	const { entry, now, report } = options
+	const weighed = expectationOf(entry, offer)
+	if ("refused" in weighed) throw new OperatorError(`${offer.bytes.place}: ${weighed.refused}`)
+	const { expectation } = weighed
+	await makeModelDirectory(dirname(target.file))
+	const came = await (target.fetched === target.beside
+		? fetchProven(offer, expectation, target.beside, target, options)
+		: fetchByWayOf(offer, expectation, target, options))
+	const { sizeBytes } = offer.bytes
+	const keptAs = await putInPlace(target.beside, target.file, now())
+	if (keptAs !== undefined) {
+		const kept = await stat(keptAs).catch(() => undefined)
+		report.note(
+			`what stood there is kept as ${keptAs} (${formatBytes(kept?.size ?? 0)}); when nobody needs it: rm '${keptAs}'`,
+		)
+	}
+	const difference = unverifiedDifference(entry, { sizeBytes, digest: came.digest })
+	if (difference !== undefined)
+		report.warn(`the manifest's figure was never verified, and is not this file's: ${difference}`)
+	if (expectation.digest === undefined) report.note("not proven: no digest is known; its structure is whole")
+	return { from: source.name, sizeBytes, proof: expectation.proof, ...came }
+}
+
+/** The disk that it is needed on may be slow or almost full: fetched and proven elsewhere, then copied. */
+async function fetchByWayOf(
+	offer: Offer,
+	expectation: Expectation,
+	target: Target,
+	options: HealOptions,
+): Promise<{ digest: string; transferredBytes: number }> {
+	const { sizeBytes } = offer.bytes
+	const { beside, fetched } = target
+	await requireSpace(dirname(beside), sizeBytes, beside)
+	const came = await fetchProven(offer, expectation, fetched, target, options)
+	const access = { kind: "file", path: fetched } as const
+	const bytes = { name: "temp-dir", place: fetched, sizeBytes, access }
+	await fetchProven({ bytes }, { ...expectation, digest: came.digest }, beside, target, options)
+	await removePartial(fetched)
+	return came
+}
+
+/** Fills a partial file and proves it. A partial that is only not complete stays, for the next run to go on with. */
+async function fetchProven(
+	offer: Offer,
+	expectation: Expectation,
+	partialFile: string,
+	target: Target,
+	options: HealOptions,
+): Promise<{ digest: string; transferredBytes: number }> {
+	const { bytes } = offer
+	const { digest, blocks } = expectation
+	const { entry, limitBytesPerSecond, signal, report } = options
+	await requireSpace(dirname(partialFile), bytes.sizeBytes, partialFile)
+	// Without a digest nobody could tell that its halves come from two files.
+	if (digest === undefined) await removePartial(partialFile)
+	const isResumed = await stat(partialFile).then(Boolean, () => false)
+	try {
+		const transferred = await transfer(bytes, {
+			partialFile,
+			expected: {
+				...(digest === undefined ? {} : { digest }),
+				...(blocks === undefined ? {} : { blocks }),
+			},
+			...(blocks !== undefined && target.isThere ? { seedFile: target.file } : {}),
+			...(limitBytesPerSecond === undefined ? {} : { limitBytesPerSecond }),
+			signal,
+			onProgress: ({ doneBytes }: TransferProgress) =>
+				report.progress({ doneBytes, totalBytes: bytes.sizeBytes, from: bytes.name }),
+		})
+		// Where every block is proven, the whole is: nobody hashes it once more.
+		const came = transferred.digest ?? digest
+		if (came === undefined) throw new Error("a transfer without digests must say what came")
+		await requireWhole(partialFile, entry, { ...bytes, digest: came })
+		return { digest: came, transferredBytes: transferred.transferredBytes }
+	} catch (error) {
+		// Of blocks that are known each is proven by itself: what came of one source is good for the next.
+		const isProvenInParts = blocks !== undefined && !isNoSpace(error)
+		if (signal.aborted || mayComeBack(error) || isProvenInParts) throw error
+		await removePartial(partialFile)
+		// What an older run left may be the beginning of another file.
+		if (isResumed && error instanceof OperatorError && error.exitCode === exitCodes.incomplete)
+			return await fetchProven(offer, expectation, partialFile, target, options)
+		throw codeOf(error) === undefined ? error : systemError(error, `writing ${partialFile}`)
+	}
+}
+
+async function requireWhole(
+	partialFile: string,
+	{ path, sha256 }: ModelEntry,
+	{ place, sizeBytes, digest }: Offer["bytes"] & { digest: string },
+): Promise<void> {
+	const located = await locate(partialFile)
+	if (located.state !== "file") throw new OperatorError(`${partialFile} is gone: ${located.because}`)
+	await using file = await openModel(partialFile)
+	const verdict = await judge(path, { ...located, read: file.read }, { path, sizeBytes }, "structure")
+	// The manifest's sha256 acquits a model that ends in zeros.
+	if (verdict.status === "ok" || (verdict.status === "zero-tail" && sha256 === digest)) return
+	throw new OperatorError(`${place}: what came is no whole model: ${verdict.status}: ${verdict.because}`)
+}
+
+/** Where the connection broke, or a token was missing, and not the content: the next run can go on with what came. */
+const mayComeBack = (error: unknown): boolean =>
+	error instanceof OperatorError &&
+	(error.exitCode === exitCodes.unreachable || error.exitCode === exitCodes.refusedCredentials)
+
+const isNoSpace = (error: unknown): boolean =>
+	error instanceof OperatorError && error.exitCode === exitCodes.noSpace
+
+async function requireSpace(directory: string, sizeBytes: number, partialFile: string): Promise<void> {
+	const standing = await stat(partialFile).catch(() => undefined)
+	const { bavail, bsize } = await statfs(directory)
+	const freeBytes = bavail * bsize
+	const needBytes = Math.ceil(sizeBytes * spaceFactor) - (standing?.blocks ?? 0) * 512
+	if (freeBytes >= needBytes) return
+	throw new OperatorError(`${directory} has ${freeBytes} bytes free, ${needBytes} are needed`, {
+		exitCode: exitCodes.noSpace,
+		hint: `df -h ${directory}`,
+	})
+}
+
+function allFailed(
+	{ path }: ModelEntry,
+	absent: readonly string[],
+	failures: readonly OperatorError[],
+): OperatorError {
+	const reasons = [...failures.map(messageOf), ...absent.map((name) => `${name} doesn't have it`)]
+	if (reasons.length === 0) return new OperatorError(`no source is in reach that could hold ${path}`)
+	const codes = new Set<ExitCode>(failures.map(({ exitCode }) => exitCode))
+	const [code = exitCodes.incomplete] = codes
+	const hint = failures.map((failure) => failure.hint).find((one) => one !== undefined)
+	return new OperatorError(`no source has it right: ${reasons.join("; ")}`, {
+		exitCode: codes.size > 1 ? exitCodes.incomplete : code,
+		...(failures.length === 0 ? {} : { cause: failures[0] }),
+		...(hint === undefined ? {} : { hint }),
+	})
+}

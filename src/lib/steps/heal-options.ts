@@ -1,0 +1,62 @@
+// The options by which models are put right, the same for every command that does it.
+import { exitCodes, OperatorError } from "../errors.ts"
+import { quoteForShell } from "../host/command.ts"
+
+export type HealOptions = {
+	fromOrigin?: boolean
+	tempDir?: string
+	/** Bytes per second. */
+	limit?: number
+}
+
+/** Flags, descriptions, and how a value is read. */
+export const healOptions: readonly (readonly [
+	flags: string,
+	description: string,
+	parse?: (text: string) => number,
+])[] = [
+	[
+		"--from-origin",
+		"models that no other source has right also from their source URLs (HF_TOKEN for gated ones)",
+	],
+	[
+		"--temp-dir <directory>",
+		"fetch models to this directory of the host, and copy them when they are proven",
+	],
+	["--limit <rate>", "fetch models with at most this much per second, as in 20MiB", parseRate],
+]
+
+/** The same options as words, for a host elsewhere and for commands to type next. */
+export const wordsOfHeal = ({ fromOrigin, tempDir, limit }: HealOptions): string[] => [
+	...(fromOrigin === true ? ["--from-origin"] : []),
+	...(tempDir === undefined ? [] : ["--temp-dir", tempDir]),
+	...(limit === undefined ? [] : ["--limit", `${limit}B`]),
+]
+
+/** What a shell takes for these words. */
+export const spokenWords = (words: readonly string[]): string => words.map(quoteForShell).join(" ")
+
+const units = new Map([
+	["", 1],
+	["k", 1000],
+	["ki", 1024],
+	["m", 1000 ** 2],
+	["mi", 1024 ** 2],
+	["g", 1000 ** 3],
+	["gi", 1024 ** 3],
+])
+
+/**
+ * `20MiB` -> 20971520.
+ * @throws {OperatorError} (2) for what is no rate
+ */
+export function parseRate(text: string): number {
+	const [, number, unit = ""] = /^(\d+(?:\.\d+)?)\s*([kmg]i?)?b?(?:\/s)?$/i.exec(text) ?? []
+	const rate = Math.floor(Number(number) * (units.get(unit.toLowerCase()) ?? Number.NaN))
+	// Less wouldn't end before the watchdog takes it for a stalled connection.
+	if (Number.isFinite(rate) && rate >= 1024) return rate
+	throw new OperatorError(`${text} is not a rate of at least 1 KiB per second`, {
+		exitCode: exitCodes.usage,
+		hint: "write it as in --limit 20MiB",
+	})
+}

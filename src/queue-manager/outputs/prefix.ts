@@ -1,0 +1,180 @@
+// Gives each job a directory of its own on the share: every `filename_prefix` of its prompt is rewritten to
+// `cq/<day>/<job>/a<attempt>/<node>~<base name>`. Counters race in a directory that jobs share, and ComfyUI's cache
+// writes no file at all for a graph it has just run; with this, one readdir is one job.
+import { exitCodes, OperatorError } from "../../lib/errors.ts"
+
+/** A node of a prompt as ComfyUI's API takes it. */
+export type PromptNode = { class_type: string; inputs: Record<string, unknown> } & Record<string, unknown>
+export type Prompt = Record<string, PromptNode>
+
+/** A node that is expected to write files; how many is not known before (batches, previews, sound apart). */
+export type OutputNode = {
+	/** The node's id in the prompt. */
+	node: string
+	/** How the node's files begin, up to `~`. */
+	token: string
+	classType: string
+	/** What its files must come to before it counts as done. */
+	writes: "video" | "anything"
+}
+
+export type OutputPlan = {
+	/** Of this attempt, below the root of outputs on the share. */
+	directory: string
+	/** The prompt to send. */
+	prompt: Prompt
+	/** What goes beside it, as the frontend does (`extra_pnginfo` and the like). */
+	extraData: Record<string, unknown> | undefined
+	nodes: readonly OutputNode[]
+}
+
+export type AttemptName = {
+	/** The job's id: letters, digits, `_` and `-`. */
+	job: string
+	/** From 1. */
+	attempt: number
+	/** Further submissions of one attempt, where it isn't known whether an earlier one was accepted; from 1. */
+	submission?: number
+	createdAt: Date
+}
+
+/** The workflow can't be run with its outputs matched to it; for an answer with status 422. */
+export class WorkflowRefused extends OperatorError {
+	readonly statusCode = 422
+
+	constructor(message: string, hint?: string) {
+		super(message, { exitCode: exitCodes.usage, ...(hint === undefined ? {} : { hint }) })
+		this.name = "WorkflowRefused"
+	}
+}
+
+/** The id ComfyUI knows this attempt by. */
+export function promptId({ job, attempt, submission = 1 }: AttemptName): string {
+	return submission === 1 ? `${job}-a${attempt}` : `${job}-a${attempt}-${submission}`
+}
+
+/** The attempt's directory below the root of outputs on the share. */
+export function attemptDirectory({ job, attempt, submission = 1, createdAt }: AttemptName): string {
+	if (!/^[A-Za-z0-9_-]{1,100}$/.test(job)) throw new RangeError("a job's id is of letters, digits, _ and -")
+	const day = createdAt.toISOString().slice(0, 10).replaceAll("-", "")
+	return `cq/${day}/${job}/a${attempt}${submission === 1 ? "" : `-${submission}`}`
+}
+
+/**
+ * Rewrites where a workflow's files go. Pure: the same job and attempt give the same plan, so that it needn't be kept.
+ * @param workflow in ComfyUI's API format, or `{prompt, extra_data}` as the frontend posts it; it is not changed
+ * @throws {WorkflowRefused} when it is no prompt, or none of its nodes writes a file
+ */
+export function planOutputs(workflow: Record<string, unknown>, name: AttemptName): OutputPlan {
+	const directory = attemptDirectory(name)
+	const isWrapped = isRecord(workflow["prompt"]) && workflow["prompt"]["class_type"] === undefined
+	const given = isWrapped ? (workflow["prompt"] as Record<string, unknown>) : workflow
+	const extraData = isWrapped && isRecord(workflow["extra_data"]) ? workflow["extra_data"] : undefined
+	const taken = new Set<string>()
+	const nodes: (OutputNode & { isUsed: boolean })[] = []
+	const used = new Set<string>()
+	const prompt = Object.fromEntries(
+		Object.entries(given).map(([node, value]): [string, PromptNode] => {
+			if (!isNode(value))
+				throw new WorkflowRefused(
+					`the workflow's entry ${JSON.stringify(node.slice(0, 40))} is no node (it has no class_type)`,
+					"send the workflow in ComfyUI's API format: Workflow > Export (API)",
+				)
+			for (const input of Object.values(value.inputs)) if (isLink(input)) used.add(String(input[0]))
+			if (!writesFiles(value)) return [node, value]
+			const token = tokenOf(node, taken)
+			const base = baseNameOf(value.inputs["filename_prefix"])
+			nodes.push({ node, token, classType: value.class_type, writes: wants(value), isUsed: false })
+			const inputs = { ...value.inputs, filename_prefix: `${directory}/${token}~${base}` }
+			return [node, { ...value, inputs }]
+		}),
+	)
+	if (nodes.length === 0)
+		throw new WorkflowRefused(
+			"none of the workflow's nodes writes a file (none has a filename_prefix): its results could not be found",
+			"add a node that saves, such as Save Image or Save Video",
+		)
+	// What others build upon may be a helper that only passes its name on. It counts when nothing else is there.
+	const ends = nodes.filter(({ node }) => !used.has(node))
+	const expected = (ends.length > 0 ? ends : nodes).map(({ isUsed: _, ...node }) => node)
+	return { directory, prompt, extraData, nodes: expected }
+}
+
+/** The path below the root of outputs that a node's `filename_prefix` was given. */
+export function prefixOf(plan: OutputPlan, node: string): string | undefined {
+	const prefix = Object.hasOwn(plan.prompt, node) ? plan.prompt[node]?.inputs["filename_prefix"] : undefined
+	return typeof prefix === "string" ? prefix : undefined
+}
+
+/** Which node wrote a file, by the file's name; undefined when none of this job has written it. */
+export function nodeOfFile(
+	plan: OutputPlan,
+	fileName: string,
+): { node: string; classType: string } | undefined {
+	const end = fileName.indexOf("~")
+	if (end <= 0) return undefined
+	const start = `${plan.directory}/${fileName.slice(0, end + 1)}`
+	for (const [node, { class_type }] of Object.entries(plan.prompt)) {
+		if (prefixOf(plan, node)?.startsWith(start)) return { node, classType: class_type }
+	}
+	return undefined
+}
+
+function writesFiles({ inputs }: PromptNode): boolean {
+	// Video Helper Suite writes to the temporary directory when asked not to save.
+	return Object.hasOwn(inputs, "filename_prefix") && inputs["save_output"] !== false
+}
+
+/** Nodes that leave a picture first and the film after it: the picture alone isn't what they are for. */
+function wants({ class_type, inputs }: PromptNode): OutputNode["writes"] {
+	if (/^Save(Video|WEBM)$/.test(class_type)) return "video"
+	const format = inputs["format"]
+	return class_type.startsWith("VHS_") && typeof format === "string" && format.startsWith("video/")
+		? "video"
+		: "anything"
+}
+
+/** Ids of nodes inside of subgraphs have colons (`57:8`). */
+function tokenOf(node: string, taken: Set<string>): string {
+	const plain = node.replaceAll(/[^A-Za-z0-9_-]/g, "-").slice(0, 60) || "node"
+	let token = plain
+	for (let count = 2; taken.has(token); count++) token = `${plain}-${count}`
+	taken.add(token)
+	return token
+}
+
+const longestBaseBytes = 100
+// ComfyUI itself fills these in.
+const placeholders = /%(year|month|day|hour|minute|second|width|height|batch_num)%/g
+
+/**
+ * The last part of a prefix, without what is special to paths, shells or ComfyUI. Directories in it are dropped: what
+ * is delivered lies directly in the user's directory.
+ */
+export function baseNameOf(prefix: unknown): string {
+	if (typeof prefix !== "string") return "ComfyUI"
+	const last = prefix.normalize("NFC").split(/[/\\]/).at(-1) ?? ""
+	const kept = [...last.matchAll(placeholders)].map(([text]) => text)
+	let base = last
+		.split(/%(?:year|month|day|hour|minute|second|width|height|batch_num)%/)
+		.map((text) => text.replaceAll(/[^\p{L}\p{N} ._()+=-]/gu, "-"))
+		.map((text, index) => text + (kept[index] ?? ""))
+		.join("")
+		.replace(/^[\s.]+/, "")
+		.trimEnd()
+	while (Buffer.byteLength(base) > longestBaseBytes) base = [...base].slice(0, -1).join("")
+	return base === "" ? "ComfyUI" : base
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+	return typeof value === "object" && value !== null && !Array.isArray(value)
+}
+
+function isNode(value: unknown): value is PromptNode {
+	return isRecord(value) && typeof value["class_type"] === "string" && isRecord(value["inputs"])
+}
+
+/** An input that comes from another node: `[node, slot]`. */
+function isLink(value: unknown): value is [string | number, number] {
+	return Array.isArray(value) && value.length === 2 && typeof value[1] === "number"
+}

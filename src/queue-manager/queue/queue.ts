@@ -1,0 +1,279 @@
+// The queue as the rest of the queue manager uses it: each move is one script, and answers are unions.
+import { randomUUID } from "node:crypto"
+import { type JobRecord, type Priority, recordOf, type Status } from "../job.ts"
+import { type RingRow, turnsBefore } from "../policy.ts"
+import { openConnection, type RedisAddress, type Reply } from "./connection.ts"
+import { type EventPage, followEvents, pageOf } from "./events.ts"
+import { mapOf } from "./reply.ts"
+import { scripts } from "./scripts.ts"
+import { type QueueStatus, readStatus } from "./status.ts"
+
+export type Submission = {
+	user: string
+	priority: Priority
+	/** What the order goes by; the same as the priority, unless priorities are switched off. */
+	level: number
+	kind: string
+	/** JSON text, as the client sent it. */
+	workflow: Buffer
+	metadata: Buffer
+	/** Refused when so many wait already; 0 for any number. */
+	mostWaiting: number
+	idempotencyKey: string | undefined
+}
+
+/** A job in a worker's hands. */
+export type Claimed = {
+	id: string
+	user: string
+	attempt: number
+	/** What proves that it is this worker's. */
+	token: string
+	metadata: Buffer
+	workflow: Buffer
+}
+
+export type Found = { record: JobRecord; position: number | null; result: string | null }
+
+export type Settlement = {
+	id: string
+	token: string
+	/** Who says so, as authenticated; "" if nobody knows. */
+	principal: string
+	status: "completed" | "failed"
+	error: string
+	result?: Buffer
+	/** Another attempt may help: it is made, twice at most. */
+	retryable: boolean
+}
+
+export type Queue = ReturnType<typeof openQueue>
+
+// A crash between payload and record leaves garbage for so long.
+const orphanMs = 120_000
+const idempotencyMs = 86_400_000
+// What is larger goes over a connection of its own, so that nobody waits behind it.
+const largeBytes = 64 * 1024
+const listedResultBytes = 64 * 1024
+
+/**
+ * Opens the queue of one workshop. Doesn't wait for Redis: until it answers, every call throws `RedisDownError`.
+ * @param onTrouble told of every lost connection
+ */
+export function openQueue(address: RedisAddress, workshop: string, onTrouble: (error: unknown) => void) {
+	const base = `cq:{${workshop}}`
+	const main = openConnection(address, onTrouble)
+	const bulk = openConnection(address, onTrouble)
+
+	/** Puts bytes into a key that expires unless a script makes it last. */
+	async function upload(key: string, ...fields: (string | Buffer)[]): Promise<void> {
+		const [first = ""] = fields
+		const size = fields.reduce((sum, field) => sum + field.length, 0)
+		const connection = size > largeBytes ? bulk : main
+		// Megabytes may stand in line behind other megabytes.
+		const timeoutMs = size > largeBytes ? 30_000 : undefined
+		const write = fields.length === 1 ? ["SET", key, first] : ["HSET", key, ...fields]
+		const written = connection.send(write, timeoutMs)
+		const bounded = connection.send(["PEXPIRE", key, String(orphanMs)], timeoutMs)
+		// On one connection commands keep their order: nobody has to wait for the first.
+		await Promise.all([written, bounded])
+	}
+
+	async function read(withResults: boolean, mostBytes: number, what: readonly (string | number)[]) {
+		const reply = await main.run(scripts.read, base, [withResults ? 1 : 0, mostBytes, ...what])
+		const [mode, present, first, rows, records] = reply as [string, string, number, Reply[], Reply[]]
+		const ring = rows.map((row): RingRow => {
+			const [user, time, stride, waiting] = row as [string, string, number, number]
+			return { user, time: Number(time), stride, waiting }
+		})
+		return records.map((one): Found => {
+			const [id, flat, rank, result] = one as [string, string[], number | null, string | null]
+			const fields = mapOf(flat)
+			const record = recordOf(id, fields)
+			const inRing = mode === "round_robin" && fields.get("level") !== "0" && rank !== null
+			const position = inRing ? first + turnsBefore(ring, Number(present), record.user, rank) : rank
+			return { record, position, result }
+		})
+	}
+
+	/** One job, with its result if there is one. */
+	async function find(id: string): Promise<Found | undefined> {
+		const [found] = await read(true, largeBytes, [id])
+		if (found === undefined || found.result !== null) return found
+		if (found.record.status !== "completed" && found.record.status !== "failed") return found
+		const large = await bulk.send(["GET", `${base}:result:${id}`], 30_000)
+		return { ...found, result: large as string | null }
+	}
+
+	return {
+		isReady: () => main.isReady() && bulk.isReady(),
+
+		/** Takes a job in, and gives it as it stands then; an earlier one when its idempotency key was used before. */
+		async submit(
+			job: Submission,
+		): Promise<{ state: "created" | "repeated"; found: Found } | { state: "full" }> {
+			const id = randomUUID()
+			const large = job.workflow.length + job.metadata.length > largeBytes
+			const key = `${base}:payload:${id}`
+			const stored = upload(key, "workflow", job.workflow, "metadata", job.metadata)
+			if (large) await stored
+			else stored.catch(() => undefined)
+			const args = [id, job.user, job.priority, job.level, job.kind, job.mostWaiting]
+			const idempotency = [job.idempotencyKey ?? "", idempotencyMs]
+			const reply = await main.run(scripts.create, base, [...args, ...idempotency])
+			const [state, second, created, rank] = reply as [string, string | number, number, number]
+			if (state === "full") return { state }
+			await stored
+			if (state === "payload") throw new Error("the payload was gone before its record was written")
+			if (state === "created" && rank >= 0) {
+				const { user, priority, kind } = job
+				const times = { createdMs: created, startedMs: null, completedMs: null }
+				const none = { worker: null, error: null, dead: null, attempt: 0, revision: Number(second) }
+				const record = { id, user, priority, kind, status: "pending" as const, ...times, ...none }
+				return { state, found: { record, position: rank, result: null } }
+			}
+			const found = await find(state === "repeated" ? String(second) : id)
+			if (found === undefined) throw new Error(`${id} is gone right after it was written`)
+			return { state: state === "repeated" ? state : "created", found }
+		},
+
+		/** The next job for a worker, by the mode of this moment. */
+		async claim(worker: string, principal: string, leaseMs: number, heartbeats: boolean) {
+			const token = randomUUID()
+			const args = [worker, principal, token, leaseMs, heartbeats ? 1 : 0, largeBytes]
+			const reply = await main.run(scripts.claim, base, args)
+			if (reply === null) return undefined
+			const [id, user, attempt, metadata, small] = reply as [string, string, number, string, string | null]
+			try {
+				const workflow =
+					small === null ? await bulk.bytes(`${base}:payload:${id}`, "workflow") : Buffer.from(small)
+				if (workflow === null) throw new Error(`the workflow of ${id} is gone`)
+				return { id, user, attempt, token, metadata: Buffer.from(metadata), workflow } satisfies Claimed
+			} catch (error) {
+				await main.run(scripts.giveBack, base, [id, token]).catch(() => undefined)
+				throw error
+			}
+		},
+
+		/** A worker is alive, and perhaps at work. @returns what became of its job */
+		async heartbeat(beat: {
+			worker: string
+			id: string
+			token: string
+			leaseMs: number
+			timeoutMs: number
+			about: string
+			progress: string
+		}): Promise<"seen" | "held" | "cancelled" | "lost"> {
+			const { worker, id, token, leaseMs, timeoutMs, about, progress } = beat
+			const args = [worker, id, token, leaseMs, timeoutMs, about, progress]
+			const [state] = (await main.run(scripts.heartbeat, base, args)) as string[]
+			return state as "seen" | "held" | "cancelled" | "lost"
+		},
+
+		/** A job's end. Only the holder of its lease decides; everybody else is told what became of it. */
+		async settle(
+			end: Settlement,
+		): Promise<
+			{ state: "done" | "retried" | "waiting" | "lost" | "missing" } | { state: "ended"; status: Status }
+		> {
+			const name = end.result === undefined ? "" : randomUUID()
+			if (end.result !== undefined) await upload(`${base}:upload:${name}`, end.result)
+			const args = [end.id, end.token, end.principal, end.status, end.error, name, end.retryable ? 1 : 0]
+			const [state, status] = (await main.run(scripts.settle, base, args)) as string[]
+			if (state === "ended") return { state, status: status as Status }
+			if (state === "upload") throw new Error("the result was gone before it was recorded")
+			return { state: state as "done" | "retried" | "waiting" | "lost" | "missing" }
+		},
+
+		/** A worker can't take the job after all. */
+		async giveBack(id: string, token: string): Promise<"released" | "lost"> {
+			const [state] = (await main.run(scripts.giveBack, base, [id, token])) as string[]
+			return state as "released" | "lost"
+		},
+
+		async cancel(id: string) {
+			return ending(await main.run(scripts.cancel, base, [id]))
+		},
+
+		async reprioritise(id: string, priority: Priority, level: number) {
+			return ending(await main.run(scripts.reprioritise, base, [id, priority, level]))
+		},
+
+		/** Tries a failed job again. */
+		async retry(id: string) {
+			return ending(await main.run(scripts.retry, base, [id]))
+		},
+
+		/** Changes settings, and gives all of them. A name that begins with `default:` counts only when it is new. */
+		async configure(settings: Readonly<Record<string, string>>): Promise<Map<string, string>> {
+			return mapOf((await main.run(scripts.configure, base, Object.entries(settings).flat())) as string[])
+		},
+
+		/** A user's cap on jobs run at once (`*`: everybody's), or weight in round robin; null takes it away. */
+		async setShare(what: "caps" | "weights", user: string, value: number | null) {
+			return mapOf((await main.run(scripts.setShare, base, [what, user, value ?? ""])) as string[])
+		},
+
+		/** Takes jobs from workers whose lease ran out. @returns how many */
+		async reap(timeoutMs: number): Promise<number> {
+			return Number(await main.run(scripts.reap, base, [timeoutMs, 50]))
+		},
+
+		/** Forgets what was kept long enough. @returns how many records went */
+		async retain(keptMs: { records: number; dead: number; workers: number }): Promise<number> {
+			const args = [keptMs.records, keptMs.dead, 100, keptMs.workers]
+			return Number(await main.run(scripts.retain, base, args))
+		},
+
+		find,
+
+		/** Records of several jobs as they are now, without results; those that are gone are left out. */
+		findMany: (ids: readonly string[]) => read(false, 0, ids),
+
+		/** The newest first; results only where they are small. */
+		list: (user: string, status: string, most: number) =>
+			read(true, listedResultBytes, ["list", user, status, most]),
+
+		async dead(most: number): Promise<Found[]> {
+			const ids = (await main.run(scripts.dead, base, [most])) as string[]
+			return ids.length === 0 ? [] : read(false, 0, ids)
+		},
+
+		async status(activeMs: number): Promise<QueueStatus> {
+			return readStatus(await main.run(scripts.status, base, [activeMs]))
+		},
+
+		/** Events after one, at most so many. */
+		async eventsAfter(id: string, most: number): Promise<EventPage> {
+			const range = ["XRANGE", `${base}:events`, `(${id}`, "+", "COUNT", String(most)]
+			return pageOf(await main.send(range))
+		},
+
+		/** The id of the oldest event that is kept, and of the newest; undefined when there is none. */
+		async eventBounds(): Promise<{ oldest: string; newest: string } | undefined> {
+			const ends = await Promise.all([
+				main.send(["XRANGE", `${base}:events`, "-", "+", "COUNT", "1"]),
+				main.send(["XREVRANGE", `${base}:events`, "+", "-", "COUNT", "1"]),
+			])
+			const [oldest, newest] = ends.map((end) => pageOf(end)[0]?.id)
+			return oldest === undefined || newest === undefined ? undefined : { oldest, newest }
+		},
+
+		/** Every event from now on, in order and none twice, across outages of Redis. Ends with `close()` on it. */
+		follow: (onEvents: (events: EventPage) => void) =>
+			followEvents(() => openConnection(address, onTrouble), `${base}:events`, onEvents),
+
+		async close() {
+			await Promise.all([main.close(), bulk.close()])
+		},
+	}
+}
+
+function ending(
+	reply: Reply,
+): { state: "done" | "missing" | "payload" } | { state: "ended"; status: Status } {
+	const [state, status] = reply as string[]
+	if (state === "ended") return { state, status: status as Status }
+	return { state: state === "missing" || state === "payload" ? state : "done" }
+}

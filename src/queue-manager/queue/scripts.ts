@@ -1,0 +1,293 @@
+// The engine's moves. Each is one script: record, order, lease and event change together or not at all.
+import { script } from "./script-prelude.ts"
+import { configure, dead, read, reap, retain, setShare, status } from "./scripts-upkeep.ts"
+
+// A job comes in. Its payload was written before, with a short TTL; here it becomes lasting.
+// ARGV: id, user, priority, level, kind, most waiting (0: any number), idempotency key or "", its TTL ms
+// Gives: {"created", revision, now, position or -1 in round robin} | {"repeated", id} | {"full"} | {"payload"} when the payload is not there (any more)
+const create = script(
+	"create",
+	`
+local id, user, priority, level, kind = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local most, idempotency, idempotencyTtl = tonumber(ARGV[6]), ARGV[7], ARGV[8]
+local repeated = idempotency ~= "" and call("GET", key("idempotency:" .. user .. ":" .. idempotency))
+if repeated and call("EXISTS", key("job:" .. repeated)) == 1 then
+  call("DEL", key("payload:" .. id))
+  return { "repeated", repeated }
+end
+if most > 0 and call("ZCARD", key("waiting")) >= most then
+  call("DEL", key("payload:" .. id))
+  return { "full" }
+end
+if call("PERSIST", key("payload:" .. id)) == 0 then return { "payload" } end
+local seq = call("HINCRBY", key("config"), "sequence", 1)
+call("HSET", key("job:" .. id), "user", user, "priority", priority, "level", level, "kind", kind, "seq", seq,
+  "created", text(now), "attempt", 0, "losses", 0, "failures", 0)
+call("ZADD", key("all"), seq, id)
+call("ZADD", key("user:" .. user .. ":all"), seq, id)
+setStatus(id, seq, nil, "pending")
+enqueue(id, user, level, seq, now, kind)
+if idempotency ~= "" then call("SET", key("idempotency:" .. user .. ":" .. idempotency), id, "PX", idempotencyTtl) end
+total("created")
+local mode = setting("mode") or "fifo"
+local rank = -1
+if mode == "priority" then rank = call("ZRANK", key("priority"), id)
+elseif mode == "fifo" or level == 0 then rank = call("ZRANK", key("waiting"), id) end
+return { "created", publish(id, "job_created"), now, rank }
+`,
+)
+
+// A worker takes the next job by the mode of this moment.
+// ARGV: worker, principal or "", token, lease ms, 1 if the worker heartbeats, largest workflow to hand over here
+// Gives: false, or {id, user, attempt, metadata, workflow or false when it is larger than that}
+const claim = script(
+	"claim",
+	`
+local worker, holder, token, lease, heartbeat = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local inline = tonumber(ARGV[6])
+call("ZADD", key("workers"), now, worker)
+
+-- Who polls for another has no job any more.
+local abandoned = call("HGET", key("worker:" .. worker), "job")
+if abandoned then
+  local job = load(abandoned)
+  if job and job.status == "running" and job.worker == worker then lose(job, worker .. " polled for another job") end
+  call("HDEL", key("worker:" .. worker), "job")
+end
+if setting("paused") == "1" then return false end
+
+local capped = call("HLEN", key("caps")) > 0
+local function mayRun(user)
+  if not capped then return true end
+  local cap = call("HGET", key("caps"), user) or call("HGET", key("caps"), "*")
+  return not cap or tonumber(call("HGET", key("running"), user) or "0") < tonumber(cap)
+end
+
+local function firstOf(index)
+  local from = 0
+  while true do
+    local ids = call("ZRANGE", key(index), from, from + (capped and 49 or 0))
+    if #ids == 0 then return nil end
+    for _, id in ipairs(ids) do
+      local job = call("HMGET", key("job:" .. id), "user", "level")
+      if job[2] == "0" or mayRun(job[1]) then return id end
+    end
+    from = from + #ids
+  end
+end
+
+local function firstInRing()
+  local from = 0
+  while true do
+    local members = call("ZRANGE", key("ring"), from, from + (capped and 49 or 0))
+    if #members == 0 then return nil end
+    for _, member in ipairs(members) do
+      local user = string.sub(member, 17)
+      if mayRun(user) then return call("ZRANGE", key("user:" .. user .. ":waiting"), 0, 0)[1], user end
+    end
+    from = from + #members
+  end
+end
+
+while true do
+  local mode = setting("mode") or "fifo"
+  local id, served
+  local instructor = call("ZRANGE", key("waiting"), "(0", "(" .. text(LEVEL), "BYSCORE", "LIMIT", 0, 1)[1]
+  if instructor then id = instructor
+  elseif mode == "priority" then id = firstOf("priority")
+  elseif mode == "round_robin" then id, served = firstInRing()
+  else id = firstOf("waiting") end
+  if not id then return false end
+
+  local job = load(id)
+  local payload = call("HMGET", key("payload:" .. id), "metadata")
+  if payload[1] then
+    if served then serveRing(served) end
+    dequeue(id, job.user, job.kind)
+    setStatus(id, job.seq, "pending", "running")
+    call("HSET", key("job:" .. id), "started", text(now), "worker", worker, "token", token, "holder", holder,
+      "heartbeat", heartbeat)
+    local attempt = call("HINCRBY", key("job:" .. id), "attempt", 1)
+    call("ZADD", key("leases"), now + lease, id)
+    call("HINCRBY", key("running"), job.user, 1)
+    call("HSET", key("worker:" .. worker), "job", id)
+    call("PEXPIRE", key("worker:" .. worker), 7 * DAY)
+    total("claims")
+    call("HINCRBY", key("totals"), "waited_ms", now - job.created)
+    publish(id, "job_updated")
+    local workflow = false
+    if call("HSTRLEN", key("payload:" .. id), "workflow") <= inline then
+      workflow = call("HGET", key("payload:" .. id), "workflow")
+    end
+    return { id, job.user, attempt, payload[1], workflow }
+  end
+  -- Somebody emptied Redis by hand: said as such, and no reason to stop.
+  dequeue(id, job.user, job.kind)
+  finish(job, "failed", "its workflow is gone from Redis")
+  publish(id, "job_updated")
+end
+`,
+)
+
+// A worker is alive, and perhaps still at work.
+// ARGV: worker, id or "", token, lease ms, job timeout ms, what it says of itself (JSON) or "", progress (JSON) or ""
+// Gives: {"seen"} | {"held", deadline} | {"cancelled"} | {"lost"}
+const heartbeat = script(
+	"heartbeat",
+	`
+local worker, id, token, lease, timeout = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+call("ZADD", key("workers"), now, worker)
+if ARGV[6] ~= "" then
+  call("HSET", key("worker:" .. worker), "about", ARGV[6])
+  call("PEXPIRE", key("worker:" .. worker), 7 * DAY)
+end
+if id == "" then return { "seen" } end
+local job = load(id)
+if not job then return { "lost" } end
+if job.status == "cancelled" then return { "cancelled" } end
+if job.status ~= "running" or not holds(job, token, "") or job.worker ~= worker then return { "lost" } end
+local deadline = math.min(now + lease, tonumber(job.started) + timeout)
+-- One that claimed without promising heartbeats keeps the long lease it was given.
+if job.heartbeat == "1" then call("ZADD", key("leases"), deadline, id) end
+if ARGV[7] ~= "" then
+  call("HSET", key("worker:" .. worker), "progress", ARGV[7])
+  call("XADD", key("events"), "MAXLEN", "~", setting("events_kept") or "10000", "*", "type", "comfyume_progress",
+    "id", id, "user", job.user, "at", text(now), "progress", ARGV[7])
+end
+return { "held", deadline }
+`,
+)
+
+// A worker hands in a job's end.
+// ARGV: id, token or "", principal or "", completed | failed, error or "", name of the uploaded result or "",
+//   1 if another attempt may help
+// Gives: {"done", revision} | {"retried"} | {"ended", status} | {"waiting"} | {"lost"} | {"missing"} | {"upload"}
+const settle = script(
+	"settle",
+	`
+local id, token, principal, status, why, upload, again = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local function drop() if upload ~= "" then call("DEL", key("upload:" .. upload)) end end
+local job = load(id)
+if not job then drop() return { "missing" } end
+if job.status == "pending" then drop() return { "waiting" } end
+if job.status ~= "running" then drop() return { "ended", job.status } end
+if not holds(job, token, principal) then drop() return { "lost" } end
+if upload ~= "" and call("EXISTS", key("upload:" .. upload)) == 0 then return { "upload" } end
+release(job)
+if again == "1" then
+  local failures = call("HINCRBY", key("job:" .. id), "failures", 1)
+  if failures <= 2 then
+    drop()
+    total("retries")
+    requeue(job)
+    publish(id, "job_updated")
+    return { "retried" }
+  end
+  finish(job, "failed", why, "failed " .. failures .. " times: " .. string.sub(why, 1, 1000))
+else
+  if upload ~= "" then call("RENAME", key("upload:" .. upload), key("result:" .. id)) end
+  finish(job, status, why ~= "" and why or nil)
+end
+if status == "completed" then
+  call("LPUSH", key("runs:" .. job.kind), text(now - tonumber(job.started)))
+  call("LTRIM", key("runs:" .. job.kind), 0, 19)
+  call("PEXPIRE", key("runs:" .. job.kind), 7 * DAY)
+  call("HINCRBY", key("totals"), "ran_ms", now - tonumber(job.started))
+end
+return { "done", publish(id, "job_updated") }
+`,
+)
+
+// A worker gives a job back untouched: it counts as nobody's fault.
+// ARGV: id, token
+// Gives: {"released"} | {"lost"}
+const giveBack = script(
+	"giveBack",
+	`
+local job = load(ARGV[1])
+if not job or job.status ~= "running" or job.token ~= ARGV[2] then return { "lost" } end
+release(job)
+requeue(job)
+publish(job.id, "job_updated")
+return { "released" }
+`,
+)
+
+// The user, or an instructor, wants it no more. A worker that runs it hears of it at its next heartbeat.
+// ARGV: id
+// Gives: {"cancelled", revision} | {"ended", status} | {"missing"}
+const cancel = script(
+	"cancel",
+	`
+local job = load(ARGV[1])
+if not job then return { "missing" } end
+if job.status == "pending" then dequeue(job.id, job.user, job.kind)
+elseif job.status == "running" then release(job)
+else return { "ended", job.status } end
+finish(job, "cancelled")
+return { "cancelled", publish(job.id, "job_deleted") }
+`,
+)
+
+// ARGV: id, priority, level
+// Gives: {"changed", revision} | {"ended", status} (running counts) | {"missing"}
+const reprioritise = script(
+	"reprioritise",
+	`
+local job = load(ARGV[1])
+if not job then return { "missing" } end
+if job.status ~= "pending" then return { "ended", job.status } end
+local level = tonumber(ARGV[3])
+call("HSET", key("job:" .. job.id), "priority", ARGV[2], "level", level)
+if (level == 0) ~= (job.level == 0) then
+  dequeue(job.id, job.user, job.kind)
+  enqueue(job.id, job.user, level, job.seq, job.created, job.kind)
+elseif level > 0 then
+  -- The user keeps their turn in the ring.
+  call("ZADD", key("priority"), priorityScore(level, job.seq, job.created), job.id)
+  call("ZADD", key("user:" .. job.user .. ":waiting"), level * LEVEL + job.seq, job.id)
+end
+return { "changed", publish(job.id, "job_updated") }
+`,
+)
+
+// An ended job is tried again, with nothing held against it.
+// ARGV: id
+// Gives: {"retried", revision} | {"ended", status} when it has not failed | {"payload"} | {"missing"}
+const retry = script(
+	"retry",
+	`
+local job = load(ARGV[1])
+if not job then return { "missing" } end
+if job.status ~= "failed" then return { "ended", job.status } end
+if call("PERSIST", key("payload:" .. job.id)) == 0 and call("EXISTS", key("payload:" .. job.id)) == 0 then
+  return { "payload" }
+end
+call("ZREM", key("dead"), job.id)
+call("ZREM", key("done"), job.id)
+call("DEL", key("result:" .. job.id))
+call("HDEL", key("job:" .. job.id), "error", "dead", "completed")
+call("HSET", key("job:" .. job.id), "losses", 0, "failures", 0)
+call("HINCRBY", key("totals"), "failed", -1)
+requeue(job)
+return { "retried", publish(job.id, "job_updated") }
+`,
+)
+
+export const scripts = {
+	create,
+	claim,
+	heartbeat,
+	settle,
+	giveBack,
+	cancel,
+	reprioritise,
+	retry,
+	configure,
+	setShare,
+	reap,
+	retain,
+	read,
+	status,
+	dead,
+}

@@ -1,0 +1,147 @@
+// Starts the queue manager: queue, events, timers, server; and ends them in the opposite order.
+import type { FastifyBaseLogger } from "fastify"
+import { messageOf } from "../lib/errors.ts"
+import type { Environment } from "./environment.ts"
+import { waitSeconds } from "./eta.ts"
+import { openEventHub } from "./events.ts"
+import { createServer } from "./http/server.ts"
+import { createMetrics } from "./metrics.ts"
+import { openQueue } from "./queue/queue.ts"
+import { type Service, statusCache } from "./service.ts"
+
+const reapEveryMs = 1000
+const retainEveryMs = 60_000
+const configureEveryMs = 1000
+const day = 86_400_000
+const kept = { records: 7 * day, dead: 30 * day, workers: day }
+// Docker waits 10 s before it kills.
+const drainMs = 8000
+
+export type Running = {
+	/** Where it listens, as `http://address:port`. */
+	url: string
+	/** Takes no more work, answers what is held, ends. At most 10 s. */
+	close(): Promise<void>
+}
+
+/** Starts it. Redis need not be there yet. @throws when the port is taken */
+export async function startQueueManager(
+	environment: Environment,
+	version: string,
+	logger: FastifyBaseLogger,
+	now: () => number = Date.now,
+): Promise<Running> {
+	const address = {
+		host: environment.REDIS_HOST,
+		port: environment.REDIS_PORT,
+		database: environment.REDIS_DB,
+		password: environment.REDIS_PASSWORD,
+	}
+	let trouble = ""
+	const queue = openQueue(address, environment.WORKSHOP, (error) => {
+		// One line for one reason, not one for each attempt.
+		if (messageOf(error) !== trouble) logger.warn({ reason: messageOf(error) }, "redis is away")
+		trouble = messageOf(error)
+	})
+	const cache = statusCache(queue, environment.WORKER_HEARTBEAT_TIMEOUT * 1000, now)
+	const hub = openEventHub(queue, async (kind, position) => {
+		const status = await cache.status().catch(() => undefined)
+		return status === undefined ? null : waitSeconds(status, kind, position)
+	})
+	const metrics = createMetrics()
+	hub.onChange(metrics.change)
+	const closing = new AbortController()
+	const service: Service = {
+		environment,
+		version,
+		queue,
+		hub,
+		metrics,
+		startedMs: now(),
+		now,
+		closing: closing.signal,
+		...cache,
+	}
+
+	const server = await createServer(
+		service,
+		{
+			mode: environment.AUTH_MODE,
+			proxySecret: environment.PROXY_SECRET,
+			tokenKey: environment.TOKEN_KEY,
+			tokenGeneration: environment.TOKEN_GENERATION,
+			workerAddresses: environment.WORKER_ADDRESSES,
+		},
+		logger,
+	)
+	if (environment.AUTH_MODE === "open") {
+		logger.warn("AUTH_MODE=open: whoever reaches this port may do everything; for a trusted network only")
+	}
+
+	const timers = [
+		every(configureEveryMs, async (stop) => {
+			await queue.configure(defaultsOf(environment))
+			stop()
+		}),
+		every(reapEveryMs, async () => {
+			const lost = await queue.reap(environment.JOB_TIMEOUT * 1000)
+			if (lost > 0) logger.warn({ lost }, "leases ran out")
+			trouble = ""
+		}),
+		every(retainEveryMs, async () => void (await queue.retain(kept))),
+	]
+
+	async function end(): Promise<void> {
+		for (const stop of timers) stop()
+		await hub.close()
+		await queue.close()
+	}
+
+	try {
+		await server.listen({ host: environment.HOST, port: environment.PORT })
+	} catch (error) {
+		await server.close()
+		await end()
+		throw error
+	}
+	const [listening] = server.addresses()
+	const port = typeof listening === "object" ? listening.port : environment.PORT
+	return {
+		url: `http://${environment.HOST}:${port}`,
+		async close() {
+			closing.abort()
+			const hurry = setTimeout(() => server.server.closeAllConnections(), drainMs)
+			await server.close()
+			clearTimeout(hurry)
+			await end()
+		},
+	}
+}
+
+/** What the environment gives; instructors may have set something else since, and that counts. */
+function defaultsOf(environment: Environment): Record<string, string> {
+	return {
+		"default:mode": environment.QUEUE_MODE,
+		"default:aging_ms": String(environment.PRIORITY_AGING * 1000),
+		"default:max_wait": String(Math.min(1800, Math.max(60, environment.SFS_MAX_WAIT))),
+	}
+}
+
+/** Does something again and again, never twice at once. Failures are Redis being away: the next turn may do better. */
+function every(ms: number, work: (stop: () => void) => Promise<void>): () => void {
+	let isStopped = false
+	let timer: NodeJS.Timeout | undefined
+	const stop = () => {
+		isStopped = true
+		clearTimeout(timer)
+	}
+	const turn = () => {
+		work(stop)
+			.catch(() => undefined)
+			.finally(() => {
+				if (!isStopped) timer = setTimeout(turn, ms)
+			})
+	}
+	turn()
+	return stop
+}

@@ -1,0 +1,91 @@
+// Models put right as an operator types it: the program itself, its words and its exit codes.
+import { rmSync, truncateSync } from "node:fs"
+import { fileURLToPath } from "node:url"
+import { afterEach, beforeEach, expect, test } from "vitest"
+import { parseRate } from "../../../src/lib/steps/heal-options.ts"
+import { makeModel } from "../../support/model-maker.ts"
+import { createModelWorld, entryOf, type ModelWorld, sha256 } from "../../support/model-world.ts"
+import { run } from "../../support/run.ts"
+
+const launcher = fileURLToPath(new URL("../../../bin/comfyume.js", import.meta.url))
+const [a, b] = ["loras/a.safetensors", "vae/b.safetensors"] as const
+const contents = { [a]: makeModel(40_000, 1), [b]: makeModel(40_000, 2) }
+
+let world: ModelWorld
+beforeEach(async () => {
+	world = await createModelWorld()
+	world.declare(Object.entries(contents).map(([path, content]) => entryOf(path, content)))
+	for (const [path, content] of Object.entries(contents)) {
+		world.write(path, content)
+		await world.store(path, content)
+	}
+})
+afterEach(() => world[Symbol.asyncDispose]())
+
+const comfyume = (...words: string[]) =>
+	run(process.execPath, [launcher, ...words, "--env", "sandbox", "--config", world.configuration], {
+		workingDirectory: world.directory,
+		environment: { PATH: process.env.PATH, HOME: world.directory },
+		allowedExitCodes: "any",
+	})
+
+test("verify-models --heal says in a dry run what it would fetch, fetches it, and finds all right", async () => {
+	rmSync(world.file(a))
+	truncateSync(world.file(b), 20_000)
+	const heal = ["verify-models", "--heal", "--manifest", "models.yaml"]
+
+	expect((await comfyume("verify-models", "--manifest", "models.yaml")).exitCode).toBe(3)
+	const dry = await comfyume(...heal, "--dry-run")
+	expect([dry.exitCode, dry.stderr]).toEqual([0, expect.stringContaining("r2 has it: 39.2 KiB")])
+	expect(dry.stderr).toContain("2 to apply")
+	expect(dry.stderr).toMatch(/next: comfyume verify-models --env sandbox .*--heal .*--manifest models.yaml\n/)
+	expect(world.names()).toEqual([b])
+
+	const healed = await comfyume(...heal)
+	expect([healed.exitCode, healed.stderr]).toEqual([0, expect.stringContaining("2 applied")])
+	for (const [path, content] of Object.entries(contents)) expect(world.digest(path)).toBe(sha256(content))
+	expect((await comfyume("verify-models", "--manifest", "models.yaml", "--level", "digest")).exitCode).toBe(0)
+})
+
+test("backup and restore --only models are the way there and back", async () => {
+	for (const path of [a, b]) await world.s3.objects.lose("model-vault", path)
+	const backup = await comfyume("backup", "--only", "models", "--manifest", "models.yaml")
+	expect([backup.exitCode, backup.stderr]).toEqual([0, expect.stringContaining("2 applied")])
+	rmSync(world.models, { recursive: true })
+	const restore = await comfyume(
+		"restore",
+		"--only",
+		"models",
+		"--manifest",
+		"models.yaml",
+		"--limit",
+		"1MiB",
+	)
+	expect([restore.exitCode, restore.stderr]).toEqual([0, expect.stringContaining("2 applied")])
+	for (const [path, content] of Object.entries(contents)) expect(world.digest(path)).toBe(sha256(content))
+})
+
+test.each([
+	[["--limit", "fast"], "--heal", "write it as in --limit 20MiB"],
+	[["--from-origin"], "", "add --heal"],
+	[["--dry-run"], "", "add --heal"],
+	[["--scrub", "1/7"], "--heal", "leave out --scrub"],
+	[["--models", "models"], "--heal", "leading /"],
+])("%s of verify-models is refused with 2 where it means nothing", async (words, more, hint) => {
+	const { exitCode, stderr } = await comfyume("verify-models", ...words, ...(more === "" ? [] : [more]))
+	expect([exitCode, stderr]).toEqual([2, expect.stringContaining(hint)])
+})
+
+test("a manifest that isn't right ends with 2 before anything is touched", async () => {
+	rmSync(world.file(a))
+	const { exitCode, stderr } = await comfyume("restore", "--only", "models", "--manifest", "comfyume.yaml")
+	expect([exitCode, stderr]).toEqual([2, expect.stringContaining("comfyume manifest check")])
+	expect(world.names()).toEqual([b])
+})
+
+test("rates are read as they are written, and what is none is refused", () => {
+	const read = ["20MiB", "20m", "1.5 GiB/s", "2048", "10KB"].map(parseRate)
+	expect(read).toEqual([20 * 1024 ** 2, 20_000_000, 1.5 * 1024 ** 3, 2048, 10_000])
+	for (const text of ["", "0", "-5M", "fast", "10", "1e9", "20MiB/h", "NaN"])
+		expect(() => parseRate(text)).toThrow("is not a rate")
+})
