@@ -107,6 +107,7 @@ async function verify(run: CommandRun, options: VerifyModelsOptions): Promise<vo
 		...{ level, deep, containers },
 		...(scrub && { scrub }),
 		...(from && { from }),
+		...(options.manifest !== undefined && { manifest: options.manifest }),
 	}
 	if (options.heal === true) return heal(run, options, request)
 	const only = ["dryRun", "yes", "fromOrigin", "tempDir", "limit"] as const
@@ -210,10 +211,11 @@ function heal(run: CommandRun, options: VerifyModelsOptions, request: ModelsRequ
 const misuse = (message: string, hint: string) =>
 	new OperatorError(message, { exitCode: exitCodes.usage, hint })
 
-const argvOf = ({ level, deep, scrub, from, containers }: ModelsRequest): string[] => [
+const argvOf = ({ level, deep, scrub, from, containers, manifest }: ModelsRequest): string[] => [
 	...["--level", level],
 	...(deep ? ["--deep"] : []),
 	...(scrub === undefined ? [] : ["--scrub", `${scrub.part}/${scrub.parts}`]),
 	...(from === undefined ? [] : ["--from", from]),
+	...(manifest === undefined ? [] : ["--manifest", manifest]),
 	...(containers.length === 0 ? [] : ["--container", containers.join(",")]),
 ]

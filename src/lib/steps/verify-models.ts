@@ -4,6 +4,7 @@ import { access } from "node:fs/promises"
 import { basename, join } from "node:path"
 import type { Source, SourceName } from "../artifacts/source.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
+import { quoteForShell } from "../host/command.ts"
 import { type Comparison, comparePlaces, type Listing } from "../models/compare.ts"
 import { compareViews, findFrontends, listInContainer } from "../models/containers.ts"
 import { openHashing } from "../models/hashing.ts"
@@ -28,6 +29,8 @@ export type ModelsRequest = {
 	from?: "share" | "r2" | "both"
 	/** Frontends to look into; those that run, without it. */
 	containers: readonly string[]
+	/** The manifest's file as the operator named it, for commands to type next. */
+	manifest?: string
 }
 
 /** On the host; digests of the share's models are remembered here. */
@@ -209,7 +212,7 @@ function placeStep(
 	context: StepContext,
 	{ name, store, trouble }: Source,
 	title: string,
-	{ manifest, world }: PlaceOptions,
+	{ manifest, request, world }: PlaceOptions,
 	verdicts: (report: Report) => AsyncGenerator<Verdict>,
 ): Step {
 	const entries = new Map(manifest.models.map((entry) => [entry.path, entry]))
@@ -229,10 +232,19 @@ function placeStep(
 			const { none, wrong, text, named } = tally(found)
 			if (none) return needed(`there is no model in ${store.place}`, `findmnt --target ${store.place}`)
 			if (!wrong) return satisfied(text)
-			return needed(`${text}: ${named}`, `comfyume verify-models ${context.spoken} --json`)
+			return needed(`${text}: ${named}`, nextOf(context, name, request))
 		},
 		apply: () => Promise.reject(new Error("looking changes nothing")),
 	}
+}
+
+/** The share can be put right; what is wrong in the object store can only be looked at. */
+function nextOf({ spoken }: StepContext, place: SourceName, { level, manifest }: ModelsRequest): string {
+	const words = [
+		...(manifest === undefined ? [] : ["--manifest", quoteForShell(manifest)]),
+		...(place === "share" ? ["--level", level, "--heal", "--dry-run"] : ["--json"]),
+	]
+	return `comfyume verify-models ${spoken} ${words.join(" ")}`
 }
 
 /** Frontends and workers read models from the share; what R2 has is of no use to a workflow until it is there. */
