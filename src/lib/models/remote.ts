@@ -105,12 +105,15 @@ async function claimedDigest(store: ObjectStore, { key, claimedDigest }: ObjectH
 	return { state: "claimed", sha256: noted }
 }
 
-/** Every byte through this machine; with If-Match, so that it is of one object. */
-async function streamDigest(
+/**
+ * Every byte through this machine; with If-Match, so that it is of one object.
+ * @throws {OperatorError} when it can't be read, {ObjectChanged} when it was replaced meanwhile
+ */
+export async function streamDigest(
 	store: ObjectStore,
 	{ key, etag }: ObjectHead,
-	{ signal, onBytes, now }: RemoteOptions,
-): Promise<Digested> {
+	{ signal, onBytes, now }: Pick<RemoteOptions, "signal" | "onBytes" | "now">,
+): Promise<Extract<Digested, { state: "read" }>> {
 	const hash = createHash("sha256")
 	const startedAt = now()
 	const stream = await store.get(key, { ifMatch: etag, ...(signal && { signal }) })

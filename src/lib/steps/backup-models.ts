@@ -6,6 +6,7 @@ import { exitCodes, OperatorError, systemError } from "../errors.ts"
 import { isModelName, listModels } from "../models/directories.ts"
 import { type Manifest, type ModelEntry, pathProblem } from "../models/manifest.ts"
 import { isTrusted, unverifiedDifference } from "../models/offer.ts"
+import { streamDigest } from "../models/remote.ts"
 import { verifyModel } from "../models/verify.ts"
 import { needed, type Report, type Step, type SummaryRow, satisfied } from "../plan/step.ts"
 import { openHashPool } from "../storage/hash-pool.ts"
@@ -18,7 +19,7 @@ import type { ModelSteps } from "./restore-models.ts"
 const vaultStep = "models"
 
 export type BackupModelsOptions = {
-	/** Also read what the vault has already, and hold it against the vault's digest. */
+	/** Also read what the vault has already, every byte of it, and hold it against the share's. */
 	deep: boolean
 	limitBytesPerSecond?: number
 }
@@ -110,6 +111,7 @@ function modelStep({ context, directory, options, vault, right, said }: Tools, e
 	const { path } = entry
 	const file = join(directory, path)
 	const heal = `comfyume restore ${spoken} --only models`
+	const lookAtVault = `comfyume verify-models ${spoken} --from r2 --deep`
 	let stored: { digest: string; sizeBytes: number } | undefined
 
 	const differing = (has: string, there: string) =>
@@ -138,17 +140,34 @@ function modelStep({ context, directory, options, vault, right, said }: Tools, e
 		})
 	}
 
-	/** The vault's object, held against the file; `head` as the store gives it now, with what it claims. */
+	/** Every byte of both: what the vault notes of an object is no more than what was true when it was stored. */
 	const compareDeep = async (store: ObjectStore, report: Report) => {
+		const { digest } = await digestOf(report)
 		const head = await store.head(path)
-		const { digest, sizeBytes } = await digestOf(report)
-		if (head?.claimedDigest !== undefined && head.claimedDigest !== digest)
-			throw differing(`sha256 ${digest}`, head.claimedDigest)
-		return satisfied(
-			head?.claimedDigest === undefined
-				? `r2 has ${sizeBytes} bytes, and doesn't say with which sha256`
-				: `r2 has it with this sha256, as it says`,
-		)
+		if (head === undefined) throw new OperatorError("r2 had it, and has it no more", { hint: "run it again" })
+		let doneBytes = 0
+		const { sha256 } = await streamDigest(store, head, {
+			signal,
+			now: context.now,
+			onBytes: (bytes) => {
+				doneBytes += bytes
+				report.progress({ doneBytes, totalBytes: head.sizeBytes, from: `reading ${store.name}` })
+			},
+		})
+		const { claimedDigest } = head
+		if (sha256 === digest && (claimedDigest === undefined || claimedDigest === digest))
+			return satisfied(`its bytes in r2 are the share's: sha256 ${digest}`)
+		if (sha256 === digest)
+			throw new OperatorError(
+				`its bytes in r2 are the share's, but r2 notes another sha256 with them: ${claimedDigest}`,
+				{ hint: lookAtVault },
+			)
+		if (claimedDigest === digest)
+			throw new OperatorError(
+				`its bytes in r2 are damaged: their sha256 is ${sha256}, and ${digest} was noted when it was stored`,
+				{ hint: lookAtVault },
+			)
+		throw differing(`sha256 ${digest}`, sha256)
 	}
 
 	return {

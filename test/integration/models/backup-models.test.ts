@@ -111,6 +111,27 @@ test("what differs between share and vault is said with 3, and neither is touche
 	for (const name of names) expect(world.digest(name)).toBe(sha256(contentOf(name)))
 })
 
+test("with --deep an object whose bytes have rotted fails with 3, although it notes the right sha256", async () => {
+	await world.store(a, contentOf(a))
+	await world.store(b, contentOf(b))
+	await world.corrupt(a)
+	const shallow = await world.backup()
+	expect([shallow.exitCode, shallow.outcome(a)]).toEqual([0, "satisfied"])
+	const deep = await world.backup({ deep: true })
+	expect([deep.exitCode, names.map(deep.outcome)]).toEqual([3, ["failed", "satisfied", "satisfied"]])
+	expect(deep.because(a)).toContain(`damaged: their sha256 is ${sha256(flipped(contentOf(a)))}`)
+	expect(deep.hint(a)).toMatch(/^comfyume verify-models --env sandbox .* --from r2 --deep$/)
+})
+
+test("with --deep an object without a sha256 is proven by its bytes, and a wrong note is said", async () => {
+	await world.store(a, contentOf(a), null)
+	await world.store(b, contentOf(b), sha256(contentOf(a)))
+	const { exitCode, outcome, because } = await world.backup({ deep: true })
+	expect([exitCode, outcome(a), outcome(b)]).toEqual([3, "satisfied", "failed"])
+	expect(because(a)).toBe(`its bytes in r2 are the share's: sha256 ${sha256(contentOf(a))}`)
+	expect(because(b)).toContain(`r2 notes another sha256 with them: ${sha256(contentOf(a))}`)
+})
+
 test("a model that differs only from a figure that nobody verified is stored, and that is said", async () => {
 	const figures = { from: "a listing", verified: false }
 	world.declare([{ path: a, sizeBytes: contentOf(a).length, sha256: sha256(contentOf(b)), figures }])
