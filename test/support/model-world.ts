@@ -186,7 +186,15 @@ export async function createModelWorld({ large = false } = {}) {
 					),
 				options,
 			),
-		backup: (options: { deep?: boolean; dryRun?: boolean; signal?: AbortSignal } = {}) =>
+		backup: (
+			options: {
+				deep?: boolean
+				manifest?: string
+				dryRun?: boolean
+				onEvent?: (event: Event) => void
+				signal?: AbortSignal
+			} = {},
+		) =>
 			run(
 				(context) =>
 					planBackup(context, packageRoot, {

@@ -83,6 +83,7 @@ export async function backupModels(
 	}
 }
 
+const notJudged = "its structure can't be judged"
 const notStored = "not backed up; the reason stands above"
 
 type Vault = { store?: ObjectStore; heads: Map<string, ObjectHead> }
@@ -112,6 +113,7 @@ function modelStep({ context, directory, options, vault, right, said }: Tools, e
 	const file = join(directory, path)
 	const heal = `comfyume restore ${spoken} --only models`
 	const lookAtVault = `comfyume verify-models ${spoken} --from r2 --deep`
+	let isJudged = true
 	let stored: { digest: string; sizeBytes: number } | undefined
 
 	const differing = (has: string, there: string) =>
@@ -121,13 +123,14 @@ function modelStep({ context, directory, options, vault, right, said }: Tools, e
 
 	/** Nothing damaged may stand in the vault under a model's name: it could never be replaced. */
 	const requireWhole = async () => {
-		const known = isTrusted(entry) ? entry : { path }
-		const { status, because } = await verifyModel(directory, path, known, {
+		const known: ModelEntry = isTrusted(entry) ? entry : { path }
+		const { status, tier, because } = await verifyModel(directory, path, known, {
 			level: "structure",
 			signal,
 		})
 		if (status !== "ok")
 			throw new OperatorError(`${status}: ${because}; nothing damaged is stored`, { hint: heal })
+		isJudged = tier === "structure" || known.sha256 !== undefined
 	}
 
 	const digestOf = async (report: Report) => {
@@ -188,7 +191,7 @@ function modelStep({ context, directory, options, vault, right, said }: Tools, e
 					source: "share, r2",
 					snapshot: "none",
 					digest,
-					verified: "stored by this run",
+					verified: isJudged ? "stored by this run" : `stored by this run; ${notJudged}`,
 					ok: true,
 				})
 				return satisfied(`r2 has it, sha256 ${stored.digest}`)
@@ -196,6 +199,7 @@ function modelStep({ context, directory, options, vault, right, said }: Tools, e
 			const head = vault.heads.get(path)
 			if (head === undefined) {
 				await requireWhole()
+				if (!isJudged) report.note(`${notJudged}, and stored as it is`)
 				const { size } = await stat(file)
 				return needed(`r2 doesn't have it: ${formatBytes(size)}`)
 			}

@@ -73,6 +73,31 @@ test("a damaged model is refused and named, and the others are stored", async ()
 	expect(world.vaultKeys()).toEqual([c])
 })
 
+test("a file whose structure nobody can judge is stored, and that is said; one with a known sha256 is judged by it", async () => {
+	const [old, known] = ["checkpoints/old.pt", "checkpoints/known.pt"] as const
+	const garbage = Buffer.from([1, 2, 3, 4, 5])
+	for (const path of [old, known]) world.write(path, garbage)
+	world.declare([entryOf(known, garbage)])
+	const { exitCode, outcome, notes, rows } = await world.backup()
+	expect([exitCode, outcome(old), outcome(known)]).toEqual([0, "applied", "applied"])
+	expect(notes).toEqual(["its structure can't be judged, and stored as it is"])
+	const said = (path: string) => rows.find(({ artifact }) => artifact === `models/${path}`)?.verified
+	expect(said(old)).toBe("stored by this run; its structure can't be judged")
+	expect(said(known)).toBe("stored by this run")
+})
+
+test("what the vault notes with what was just stored must be its sha256, or it isn't said to be stored", async () => {
+	const { exitCode, outcome, because } = await world.backup({
+		// Between storing it and the last look at it.
+		onEvent: (event) => {
+			if (event.event === "checking" && event.step === `models/${a}`)
+				Object.assign(world.vault(a)?.metadata ?? {}, { sha256: sha256(contentOf(b)) })
+		},
+	})
+	expect([exitCode, outcome(a), outcome(b)]).toEqual([3, "failed", "applied"])
+	expect(because(a)).toContain("r2 doesn't have what was just stored")
+})
+
 test("an upload that was stopped is gone on with, and its parts are not sent again", async () => {
 	const large = makeModel(100 * 1024 * 1024, 9)
 	rmSync(world.models, { recursive: true })
