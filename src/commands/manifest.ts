@@ -2,7 +2,7 @@
 import { resolve } from "node:path"
 import { Command, Option } from "commander"
 import { exitCodes } from "../lib/errors.ts"
-import { parseManifest, renderSha256sums, unknownsOf } from "../lib/models/manifest.ts"
+import { parseManifest, pathWarning, renderSha256sums, unknownsOf } from "../lib/models/manifest.ts"
 import { measureModels } from "../lib/models/measure.ts"
 import { readManifest, readManifestText } from "../lib/models/read-manifest.ts"
 import { printable } from "../lib/ui/format.ts"
@@ -55,13 +55,17 @@ async function check({ surroundings, finish }: CommandRun, options: ManifestOpti
 		terminal.talk(`${count(parsed.problems.length, "problem")}\n`)
 		return finish(exitCodes.usage)
 	}
+	for (const { path } of parsed.manifest.models) {
+		const warning = pathWarning(path)
+		if (warning !== undefined) terminal.talk(`warning: ${path}: ${warning}\n`)
+	}
 	for (const unknown of unknownsOf(parsed.manifest)) terminal.talk(`note: ${unknown}\n`)
 	terminal.out(`manifest is right: ${count(parsed.manifest.models.length, "model")}\n`)
 }
 
 async function createManifest({ surroundings, finish }: CommandRun, options: CreateOptions): Promise<void> {
 	const { terminal, signal, workingDirectory } = surroundings
-	const { text, models, leftOut } = await measureModels(resolve(workingDirectory, options.models), {
+	const { text, models, warnings, leftOut } = await measureModels(resolve(workingDirectory, options.models), {
 		blocks: options.digests === true,
 		buffer: Buffer.allocUnsafe(hashBufferBytes),
 		signal,
@@ -69,6 +73,7 @@ async function createManifest({ surroundings, finish }: CommandRun, options: Cre
 	})
 	for (const { path, because, failed } of leftOut)
 		terminal.talk(`${failed ? "failed" : "note"}: left out ${printable(path)}: ${printable(because)}\n`)
+	for (const { path, because } of warnings) terminal.talk(`warning: ${printable(path)}: ${because}\n`)
 	terminal.out(text)
 	if (models === 0) terminal.talk("failed: there is no model\n")
 	if (models === 0 || leftOut.some(({ failed }) => failed)) finish(exitCodes.incomplete)

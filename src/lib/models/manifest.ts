@@ -110,10 +110,16 @@ export function pathProblem(path: string): string | undefined {
 	if (Buffer.byteLength(path) > 1024) return "is longer than 1024 bytes"
 	if (path.normalize("NFC") !== path)
 		return "is not in Unicode's composed form (NFC), and has a twin that looks the same"
-	const [directory = ""] = parts
-	if (parts.length < 2 || !knownDirectories.includes(directory))
-		return `must be <directory>/<file>, the directory one that ComfyUI knows: ${knownDirectories.join(", ")}`
+	if (parts.length < 2)
+		return `must be <directory>/<file>, the directory as ComfyUI or a custom node calls it, as in checkpoints/${path}`
 	return undefined
+}
+
+/** What is worth knowing of a path that may stand in a manifest: custom nodes bring directories of their own. */
+export function pathWarning(path: string): string | undefined {
+	const [directory = ""] = path.split("/")
+	if (knownDirectories.includes(directory)) return undefined
+	return `ComfyUI itself doesn't know the directory ${directory}: right for a custom node's models, else a mistake`
 }
 
 /** The same for paths that some disks take for one file. */

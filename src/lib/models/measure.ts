@@ -5,13 +5,15 @@ import { OperatorError, systemError } from "../errors.ts"
 import { type HashPool, openHashPool } from "../storage/hash-pool.ts"
 import { blockBytes } from "../storage/transfer.ts"
 import { isModelName, listModels } from "./directories.ts"
-import { type ModelEntry, parseManifest, pathProblem, renderManifest } from "./manifest.ts"
+import { type ModelEntry, parseManifest, pathProblem, pathWarning, renderManifest } from "./manifest.ts"
 import { verifyModel } from "./verify.ts"
 
 export type Measured = {
 	/** The manifest as YAML. */
 	text: string
 	models: number
+	/** What is in the manifest, and may be a mistake. */
+	warnings: readonly { path: string; because: string }[]
 	/** What lies there and isn't in the manifest; `failed` where it should have been. */
 	leftOut: readonly { path: string; because: string; failed: boolean }[]
 }
@@ -60,7 +62,11 @@ export async function measureModels(directory: string, options: MeasureOptions):
 	const { problems = [] } = parseManifest(text)
 	if (problems.length > 0)
 		throw new OperatorError(`${directory}: ${problems.map(({ message }) => message).join("; ")}`)
-	return { text, models: models.length, leftOut }
+	const warnings = models.flatMap(({ path }) => {
+		const because = pathWarning(path)
+		return because === undefined ? [] : [{ path, because }]
+	})
+	return { text, models: models.length, warnings, leftOut }
 }
 
 async function measure(

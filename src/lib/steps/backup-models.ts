@@ -1,10 +1,11 @@
 // Models are backed up: every whole one on the share that the vault doesn't have is stored there. Nothing is replaced.
 import { createHash } from "node:crypto"
 import { stat } from "node:fs/promises"
-import { join } from "node:path"
+import { dirname, join } from "node:path"
 import { exitCodes, OperatorError, systemError } from "../errors.ts"
+import { quoteForShell } from "../host/command.ts"
 import { isModelName, listModels } from "../models/directories.ts"
-import { type Manifest, type ModelEntry, pathProblem } from "../models/manifest.ts"
+import { type Manifest, type ModelEntry, pathProblem, pathWarning } from "../models/manifest.ts"
 import { isTrusted, unverifiedDifference } from "../models/offer.ts"
 import { streamDigest } from "../models/remote.ts"
 import { verifyModel } from "../models/verify.ts"
@@ -181,7 +182,10 @@ function modelStep({ context, directory, options, vault, right, said }: Tools, e
 			const store = vault.store
 			if (store === undefined) throw new Error("the vault is opened by the step before")
 			const problem = pathProblem(path)
-			if (problem !== undefined) throw new OperatorError(`its path ${problem}`, { hint: `mv ${file} …` })
+			if (problem !== undefined)
+				throw new OperatorError(`its path ${problem}`, {
+					hint: `ls -lb ${quoteForShell(dirname(file))}   # rename it`,
+				})
 			if (stored !== undefined) {
 				const head = await store.head(path)
 				if (head?.sizeBytes !== stored.sizeBytes || head.claimedDigest !== stored.digest)
@@ -199,6 +203,8 @@ function modelStep({ context, directory, options, vault, right, said }: Tools, e
 			const head = vault.heads.get(path)
 			if (head === undefined) {
 				await requireWhole()
+				const warning = pathWarning(path)
+				if (warning !== undefined) report.note(warning)
 				if (!isJudged) report.note(`${notJudged}, and stored as it is`)
 				const { size } = await stat(file)
 				return needed(`r2 doesn't have it: ${formatBytes(size)}`)

@@ -86,6 +86,21 @@ test("a file whose structure nobody can judge is stored, and that is said; one w
 	expect(said(known)).toBe("stored by this run")
 })
 
+test("a custom node's directory is stored with a note; what lies in none is refused, with a hint that can be typed", async () => {
+	world.write("ipadapter/x.safetensors", contentOf(a))
+	world.write("my model.safetensors", contentOf(a))
+	const { exitCode, outcome, notes, hint, because } = await world.backup()
+	expect([exitCode, outcome("ipadapter/x.safetensors"), outcome("my model.safetensors")]).toEqual([
+		3,
+		"applied",
+		"failed",
+	])
+	expect(notes).toEqual([expect.stringContaining("ComfyUI itself doesn't know the directory ipadapter")])
+	expect(because("my model.safetensors")).toContain("must be <directory>/<file>")
+	expect(hint("my model.safetensors")).toBe(`ls -lb ${world.models}   # rename it`)
+	expect(world.vaultKeys()).toEqual(["ipadapter/x.safetensors", ...names])
+})
+
 test("what the vault notes with what was just stored must be its sha256, or it isn't said to be stored", async () => {
 	const { exitCode, outcome, because } = await world.backup({
 		// Between storing it and the last look at it.

@@ -209,6 +209,20 @@ describe("manifest", () => {
 		expect(stderr).toContain("failed: left out loras/pointer.safetensors: lfs-pointer")
 	})
 
+	test("create and check take a custom node's directory, and warn of it", async () => {
+		mkdirSync(path("models/ipadapter"))
+		writeFileSync(path("models/ipadapter/x.safetensors"), makeModel(modelBytes, 9))
+		const created = await comfyume("manifest", "create", "--models", "models")
+		const warned = "warning: ipadapter/x.safetensors: ComfyUI itself doesn't know the directory ipadapter"
+		expect(created).toMatchObject({ exitCode: 0, stderr: expect.stringContaining(warned) })
+		expect(created.stdout).toContain("path: ipadapter/x.safetensors")
+		writeFileSync(path("models.yaml"), created.stdout)
+		expect(await comfyume("manifest", "check", "--manifest", "models.yaml")).toMatchObject({
+			exitCode: 0,
+			stderr: expect.stringContaining(warned),
+		})
+	})
+
 	test("export is what the real sha256sum -c takes, and finds a flipped byte by", async () => {
 		await createManifest()
 		const { stdout } = await comfyume(
