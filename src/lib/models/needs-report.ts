@@ -1,14 +1,13 @@
 // What is to be said of workflows and of an extra_model_paths.yaml, whoever says it: a plan's step or a command of this
 // machine.
-import { readFile } from "node:fs/promises"
 import { dirname, resolve } from "node:path"
 import { z } from "zod"
-import { exitCodes, OperatorError, systemError } from "../errors.ts"
 import { parseWorkflow } from "../formats/workflow.ts"
 import type { ModelPathsFacts, WorkflowFacts } from "../plan/events.ts"
 import type { ModelEntry } from "./manifest.ts"
 import { parseModelPaths, unreachable } from "./model-paths.ts"
 import { compareNeeds, listingNotes, providersOf, type WorkflowNeeds, type WorkflowText } from "./needs.ts"
+import { readTextFile } from "./text-file.ts"
 import type { Verdict } from "./verify.ts"
 
 /** What is said, and whether all is right. `text` is the sum in a sentence. */
@@ -87,6 +86,9 @@ const modelPathsFileSchema = z.strictObject({
 	modelsDirectory: z.string().optional(),
 })
 
+// Over SSH it goes with the other files of a command.
+const longestModelPathsBytes = 1024 * 1024
+
 export type ModelPathsFile = z.infer<typeof modelPathsFileSchema>
 
 /**
@@ -99,10 +101,7 @@ export async function readModelPaths(
 	modelsDirectory: string | undefined,
 ): Promise<ModelPathsFile> {
 	const file = resolve(workingDirectory, named)
-	const text = await readFile(file, "utf8").catch((error) => {
-		const { message } = systemError(error, `reading ${file}`)
-		throw new OperatorError(message, { exitCode: exitCodes.usage, cause: error })
-	})
+	const text = await readTextFile(file, "the file of model paths", longestModelPathsBytes)
 	return {
 		named,
 		text,

@@ -1,8 +1,9 @@
 // The manifest file: the one that is named, or the one that comes with comfyume.
-import { readFile } from "node:fs/promises"
 import { join, resolve } from "node:path"
-import { exitCodes, OperatorError, systemError } from "../errors.ts"
+import { exitCodes, OperatorError } from "../errors.ts"
+import { quoteForShell } from "../host/command.ts"
 import { type Manifest, parseManifest } from "./manifest.ts"
+import { readTextFile } from "./text-file.ts"
 
 // A manifest of a thousand models of 25 GB with the digests of all blocks has 110 MB.
 const longestBytes = 256 * 1024 * 1024
@@ -14,13 +15,7 @@ export async function readManifestText(
 ): Promise<{ file: string; text: string }> {
 	const file =
 		named === undefined ? join(packageRoot, "manifests/models.yaml") : resolve(workingDirectory, named)
-	const bytes = await readFile(file).catch((error) => {
-		const { message } = systemError(error, `reading the manifest ${file}`)
-		throw new OperatorError(message, { exitCode: exitCodes.usage, cause: error })
-	})
-	if (bytes.length > longestBytes)
-		throw new OperatorError(`${file} is too large for a manifest`, { exitCode: exitCodes.usage })
-	return { file, text: bytes.toString("utf8") }
+	return { file, text: await readTextFile(file, "the manifest", longestBytes) }
 }
 
 /**
@@ -47,6 +42,6 @@ export function manifestOf(text: string, file: string, named?: string): Manifest
 	const others = parsed.problems.length > 1 ? ` (and ${parsed.problems.length - 1} more)` : ""
 	throw new OperatorError(`${file}:${first?.line} ${first?.path} ${first?.message}${others}`, {
 		exitCode: exitCodes.usage,
-		hint: `comfyume manifest check${named === undefined ? "" : ` --manifest ${named}`}`,
+		hint: `comfyume manifest check${named === undefined ? "" : ` --manifest ${quoteForShell(named)}`}`,
 	})
 }

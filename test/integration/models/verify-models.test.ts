@@ -275,6 +275,25 @@ describe("manifest", () => {
 		expect(await comfyume("manifest", "check", "--manifest", "nowhere.yaml")).toMatchObject({ exitCode: 2 })
 	})
 
+	test("a manifest or model paths that aren't there, or are no file, are refused with the command that looks", async () => {
+		await run("mkfifo", [path("pipe")])
+		const manifest = (file: string) => comfyume("manifest", "check", "--manifest", file)
+		const modelPaths = (file: string) => comfyume("verify-models", "--model-paths", file)
+		for (const check of [manifest, modelPaths]) {
+			expect(await check("nowhere.yaml")).toMatchObject({
+				exitCode: 2,
+				stderr: expect.stringMatching(
+					new RegExp(`${path("nowhere.yaml")} is not there\\n.*next: ls ${directory}\\n`),
+				),
+			})
+			for (const no of ["pipe", "models"])
+				expect(await check(no)).toMatchObject({
+					exitCode: 2,
+					stderr: expect.stringMatching(new RegExp(`is no regular file\\n.*next: ls -l ${path(no)}\\n`)),
+				})
+		}
+	})
+
 	test("check of the shipped manifest passes, and notes what is not known", async () => {
 		expect(await comfyume("manifest", "check")).toMatchObject({
 			exitCode: 0,
