@@ -10,11 +10,10 @@ import { exitStatusHelp } from "../lib/ui/help.ts"
 import type { CommandRun } from "../lib/ui/surroundings.ts"
 
 type ManifestOption = { manifest?: string }
-type CreateOptions = { models: string; digests?: boolean }
+type CreateOptions = { models: string; blocks: boolean }
 
 const reading = exitStatusHelp([exitCodes.done, exitCodes.usage])
 const measuring = exitStatusHelp([0, 2, 3, 129, 130, 143])
-const hashBufferBytes = 1024 * 1024
 
 export function create(run: CommandRun): Command {
 	const command = new Command("manifest")
@@ -32,7 +31,10 @@ export function create(run: CommandRun): Command {
 		.command("create")
 		.description("measures the models of a trusted copy, and prints their manifest")
 		.requiredOption("--models <directory>", "the directory that holds checkpoints, loras, vae, …")
-		.option("--digests", "also the digest of every 16 MiB, for healing single blocks")
+		.option(
+			"--no-blocks",
+			"without the digest of every 16 MiB: shorter, but healing then fetches whole models",
+		)
 		.addHelpText("after", measuring)
 		.action((options: CreateOptions) => createManifest(run, options))
 	command
@@ -66,8 +68,7 @@ async function check({ surroundings, finish }: CommandRun, options: ManifestOpti
 async function createManifest({ surroundings, finish }: CommandRun, options: CreateOptions): Promise<void> {
 	const { terminal, signal, workingDirectory } = surroundings
 	const { text, models, warnings, leftOut } = await measureModels(resolve(workingDirectory, options.models), {
-		blocks: options.digests === true,
-		buffer: Buffer.allocUnsafe(hashBufferBytes),
+		blocks: options.blocks,
 		signal,
 		onFile: (path) => terminal.talk(`reading ${printable(path)}\n`),
 	})

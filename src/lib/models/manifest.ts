@@ -1,7 +1,7 @@
 // The manifest of models: what must be there, how large, with which digest, and who says so.
 import { isMap, isNode, LineCounter, parseDocument, stringify } from "yaml"
 import { z } from "zod"
-import { blockBytes } from "./digest.ts"
+import { blockBytes } from "../storage/transfer.ts"
 import { byBytes, knownDirectories } from "./directories.ts"
 
 const digestSchema = z.string().regex(/^[0-9a-f]{64}$/, "must be 64 hexadecimal digits in small letters")

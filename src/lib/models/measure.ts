@@ -21,7 +21,6 @@ export type Measured = {
 export type MeasureOptions = {
 	/** Also the digest of each block. */
 	blocks: boolean
-	buffer: Buffer
 	signal?: AbortSignal
 	/** Called before each file is read. */
 	onFile: (path: string) => void

@@ -1,13 +1,9 @@
-// A model on this machine's disk, open for judging and for hashing.
+// A model on this machine's disk, open for judging: small reads here and there.
 import { open } from "node:fs/promises"
 import type { ReadRange } from "../formats/safetensors.ts"
-import type { ReadInto } from "./digest.ts"
-
-/** Judged by small reads, hashed by large ones into one buffer. */
-export type OpenModel = { read: ReadRange; readInto: ReadInto }
 
 /** Opens a regular file for reading. Throws what the system throws. */
-export async function openModel(diskPath: string): Promise<OpenModel & AsyncDisposable> {
+export async function openModel(diskPath: string): Promise<{ read: ReadRange } & AsyncDisposable> {
 	const file = await open(diskPath, "r")
 	return {
 		async read(offset, length) {
@@ -20,7 +16,6 @@ export async function openModel(diskPath: string): Promise<OpenModel & AsyncDisp
 			}
 			return bytes.subarray(0, done)
 		},
-		readInto: async (buffer, offset) => (await file.read(buffer, 0, buffer.length, offset)).bytesRead,
 		[Symbol.asyncDispose]: () => file.close(),
 	}
 }

@@ -193,8 +193,10 @@ test("a share that isn't mounted is no success", async () => {
 
 describe("manifest", () => {
 	test("create prints the same each time, and what check accepts", async () => {
-		const text = await createManifest("--digests")
-		expect(await createManifest("--digests")).toBe(text)
+		const text = await createManifest()
+		expect(await createManifest()).toBe(text)
+		expect(text.match(/blocks:/g)).toHaveLength(6)
+		expect(await createManifest("--no-blocks")).not.toContain("blocks:")
 		expect(await comfyume("manifest", "check", "--manifest", "models.yaml")).toMatchObject({
 			exitCode: 0,
 			stdout: "manifest is right: 6 models\n",

@@ -75,7 +75,7 @@ test("the bundle has the thread's program beside it", async () => {
 	await mkdir(join(scratch, "models/loras"), { recursive: true })
 	await writeFile(join(scratch, "models/loras/small.safetensors"), bytes)
 	const program = join(scratch, "dist/cli/cli.js")
-	const argv = ["manifest", "create", "--models", join(scratch, "models"), "--digests"]
+	const argv = ["manifest", "create", "--models", join(scratch, "models")]
 	const { stdout } = await promisify(execFile)(process.execPath, [program, ...argv], { cwd: scratch })
 	expect(stdout).toContain(sha256(bytes))
 })

@@ -1,9 +1,7 @@
-import { createHash } from "node:crypto"
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterEach, beforeEach, expect, test } from "vitest"
-import { blockBytes, digestModel } from "../../../src/lib/models/digest.ts"
 import { locate } from "../../../src/lib/models/kind.ts"
 import { openModel } from "../../../src/lib/models/open.ts"
 import { judge } from "../../../src/lib/models/verify.ts"
@@ -46,25 +44,4 @@ test("a model that ends in a hole is a zero tail, although its size and its head
 	const file = join(directory, "a.safetensors")
 	writeSparseModel(file, 7_150_000_000, 0)
 	expect(await judgeCounting(file)).toMatchObject({ status: "zero-tail" })
-})
-
-test("digests are those of the whole and of each 16 MiB, whatever a read gives", async () => {
-	const bytes = Buffer.alloc(blockBytes * 2 + 5, 3)
-	bytes[blockBytes] = 9
-	const sha256 = (part: Buffer) => createHash("sha256").update(part).digest("hex")
-	for (const sizeBytes of [0, 1, blockBytes, blockBytes * 2, bytes.length]) {
-		const content = bytes.subarray(0, sizeBytes)
-		// As a share under load: reads end where they like.
-		const readInto = async (buffer: Buffer, offset: number) =>
-			content.copy(buffer, 0, offset, Math.min(offset + 700_001, offset + buffer.length))
-		const buffer = Buffer.alloc(1024 * 1024)
-		const blocks = []
-		for (let at = 0; at < sizeBytes; at += blockBytes)
-			blocks.push(sha256(content.subarray(at, at + blockBytes)))
-		expect(await digestModel(readInto, { blocks: true, buffer })).toEqual({
-			digest: sha256(content),
-			sizeBytes,
-			blocks,
-		})
-	}
 })
