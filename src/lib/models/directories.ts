@@ -30,7 +30,7 @@ export const knownDirectories: readonly string[] = [
 	"vae_approx",
 ]
 
-export { isModelName } from "../formats/model-name.ts"
+export { isKeptAside, isModelName } from "../formats/model-name.ts"
 
 // Directories that ComfyUI searches for one and the same kind of model.
 const sameKind: ReadonlyMap<string, string> = new Map([
@@ -53,27 +53,35 @@ const isSkipped = (path: string) =>
 	path.endsWith(".index.json") || path.endsWith(".metadata") || path === lockName
 
 /**
- * Every file below a directory, links followed, in byte order. Broken links and what is no file are listed too.
+ * Every file below a directory, links followed, in byte order. Broken links and what is no file are listed too. A
+ * directory that several links lead to is listed by each; behind a link, those that were listed before are not followed
+ * again, or directories that are linked with each other would be walked in every order there is.
  * @returns paths relative to the directory
  * @throws what the system throws
  */
 export async function listFiles(directory: string, signal?: AbortSignal): Promise<string[]> {
 	const found: string[] = []
-	const visit = async (path: string, above: readonly string[]): Promise<void> => {
+	const seen = new Set<string>()
+	const visit = async (path: string, above: readonly string[], behindLink: boolean): Promise<void> => {
 		signal?.throwIfAborted()
 		const entries = await readdir(join(directory, path), { withFileTypes: true })
+		// Which of two ways leads to a directory first must not depend on the file system.
+		entries.sort((one, other) => byBytes(one.name, other.name))
 		for (const entry of entries) {
 			const inner = path === "" ? entry.name : `${path}/${entry.name}`
 			const facts = entry.isFile() ? undefined : await stat(join(directory, inner)).catch(() => undefined)
 			if (facts?.isDirectory()) {
 				// A link to a directory that it lies in would never end.
 				const identity = `${facts.dev}:${facts.ino}`
-				if (!above.includes(identity)) await visit(inner, [...above, identity])
+				const isLink = entry.isSymbolicLink()
+				if (above.includes(identity) || (isLink && behindLink && seen.has(identity))) continue
+				seen.add(identity)
+				await visit(inner, [...above, identity], behindLink || isLink)
 			} else found.push(inner)
 		}
 	}
 	const { dev, ino } = await stat(directory)
-	await visit("", [`${dev}:${ino}`])
+	await visit("", [`${dev}:${ino}`], false)
 	return found.sort(byBytes)
 }
 

@@ -120,7 +120,7 @@ export function judgeModelPaths(
 	const hidden = unreachable(needed, searchPaths, modelsDirectory).map(
 		({ directory, models: count, because }) => ({
 			severity: "error" as const,
-			message: `ComfyUI finds none of the ${count} models in ${directory}: ${because}`,
+			message: `ComfyUI finds ${count === 1 ? "not the one model" : `none of the ${count} models`} in ${directory}: ${because}`,
 		}),
 	)
 	const facts = [...problems, ...hidden].map((problem) => ({ path: named, ...problem }))
@@ -132,7 +132,7 @@ export function judgeModelPaths(
 		text:
 			errors > 0
 				? `${named}: ${errors === 1 ? "1 error" : `${errors} errors`}`
-				: `${named}: ${searchPaths.length} directories, each under a key that ComfyUI knows`,
+				: `${named}: ${searchPaths.length === 1 ? "1 directory" : `${searchPaths.length} directories, each`} under a key that ComfyUI knows`,
 	}
 }
 

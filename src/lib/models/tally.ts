@@ -1,4 +1,6 @@
 // Many verdicts in one sentence.
+import { formatBytes } from "../ui/format.ts"
+import { isKeptAside } from "./directories.ts"
 import type { Verdict } from "./verify.ts"
 
 const namedAtMost = 5
@@ -27,4 +29,17 @@ export function tally(verdicts: readonly Verdict[]): {
 		text: `${counts}; ${wrong.length === 0 ? "nothing needed is wrong" : `${wrong.length} not right`}`,
 		named: `${named.join(", ")}${more}`,
 	}
+}
+
+/**
+ * What healing has kept aside: nobody misses the room until the disk is full.
+ * @param files path -> size in bytes
+ */
+export function keptAside(files: ReadonlyMap<string, number | undefined>): string | undefined {
+	const kept = [...files].filter(([path]) => isKeptAside(path))
+	if (kept.length === 0) return undefined
+	const size = formatBytes(kept.reduce((sum, [, sizeBytes = 0]) => sum + sizeBytes, 0))
+	return kept.length === 1
+		? `1 file that was replaced is kept as .bad-…: ${size}`
+		: `${kept.length} files that were replaced are kept as .bad-…: ${size}`
 }

@@ -251,7 +251,14 @@ async function judgeStructure(path: string, file: ModelFile, entry: ModelEntry |
 	}
 	const finding = await inspectSafetensors(file.read, file.sizeBytes)
 	if (finding.state === "ok")
-		return { status: "ok", tier: "structure", because: `${finding.tensors} tensors fill it to its last byte` }
+		return {
+			status: "ok",
+			tier: "structure",
+			because:
+				finding.tensors === 1
+					? "1 tensor fills it to its last byte"
+					: `${finding.tensors} tensors fill it to its last byte`,
+		}
 	const status = finding.state === "truncated" ? "truncated" : "damaged"
 	return { status, tier: "structure", because: finding.because }
 }

@@ -63,8 +63,9 @@ export async function backupModels(
 					hint: `findmnt --target ${target.directory}`,
 				})
 			await openVault(context, vault)
-			if (listed.length > paths.length)
-				report.note(`${listed.length - paths.length} files are no models by their names, and are left out`)
+			const others = listed.length - paths.length
+			if (others === 1) report.note("1 file is no model by its name, and is left out")
+			else if (others > 1) report.note(`${others} files are no models by their names, and are left out`)
 			return satisfied(`${paths.length} on the share, ${vault.heads.size} in r2`)
 		},
 		apply: async () => {},

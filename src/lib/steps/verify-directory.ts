@@ -8,7 +8,7 @@ import type { ModelEntry } from "../models/manifest.ts"
 import { readWorkflows } from "../models/needs.ts"
 import { judgeModelPaths, judgeWorkflows, readModelPaths, type Said } from "../models/needs-report.ts"
 import { readManifest } from "../models/read-manifest.ts"
-import { tally } from "../models/tally.ts"
+import { keptAside, tally } from "../models/tally.ts"
 import { type Verdict, verifyModels } from "../models/verify.ts"
 import { type EventBody, eventsVersion } from "../plan/events.ts"
 import { modelsTable } from "../plan/reporters/models.ts"
@@ -123,7 +123,8 @@ async function judgeDirectory(
 				terminal.talk(`${verdict.status}: ${printable(verdict.path)}\n`)
 		}
 	} finally {
-		for (const text of (await hashing?.close()) ?? [])
+		const kept = keptAside(files)
+		for (const text of [...(kept === undefined ? [] : [kept]), ...((await hashing?.close()) ?? [])])
 			if (json) emit({ event: "note", level: "info", text })
 			else if (!quiet) terminal.talk(`note: ${printable(text)}\n`)
 	}

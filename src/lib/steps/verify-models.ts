@@ -13,7 +13,7 @@ import type { Manifest } from "../models/manifest.ts"
 import { judgeModelPaths, judgeWorkflows, type NeedsFiles } from "../models/needs-report.ts"
 import { listObjects, verifyObjects } from "../models/remote.ts"
 import type { Scrub } from "../models/scrub.ts"
-import { tally } from "../models/tally.ts"
+import { keptAside, tally } from "../models/tally.ts"
 import { type Level, type Verdict, verifyModels } from "../models/verify.ts"
 import { needed, type Plan, type Report, type Step, satisfied, unknown } from "../plan/step.ts"
 import type { ObjectHead } from "../storage/object-store.ts"
@@ -156,6 +156,8 @@ function shareStep(context: StepContext, source: Source, options: PlaceOptions):
 	const { manifest, request, world, digests } = options
 	return placeStep(context, source, "models on the share", options, async function* (report) {
 		const listed = await world.share()
+		const kept = keptAside(listed)
+		if (kept !== undefined) report.note(kept)
 		const hashing =
 			request.level === "digest"
 				? await openHashing({

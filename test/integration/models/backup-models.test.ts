@@ -32,7 +32,7 @@ test("what the vault lacks is stored under its own name with its sha256, whateve
 		expect(world.vault(name)?.metadata["sha256"]).toBe(sha256(contentOf(name)))
 		expect((await world.vaultContent(name)).equals(contentOf(name))).toBe(true)
 	}
-	expect(notes).toEqual(["1 files are no models by their names, and are left out"])
+	expect(notes).toEqual(["1 file is no model by its name, and is left out"])
 	expect(rows).toContainEqual(
 		expect.objectContaining({ artifact: `models/${a}`, source: "share, r2", ok: true }),
 	)

@@ -3,6 +3,7 @@ import {
 	appendFileSync,
 	mkdirSync,
 	mkdtempSync,
+	readFileSync,
 	rmSync,
 	symlinkSync,
 	truncateSync,
@@ -12,6 +13,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { afterEach, beforeEach, describe, expect, test } from "vitest"
+import { listFiles } from "../../../src/lib/models/directories.ts"
 import { makeModel, writeSparseModel } from "../../support/model-maker.ts"
 import { type Ran, run } from "../../support/run.ts"
 
@@ -177,6 +179,78 @@ test("28 models of 200 GB are verified, a link that leads in a circle among thei
 	const { exitCode, statuses } = await verdicts("--level", "structure")
 	expect(exitCode).toBe(0)
 	expect(Object.values(statuses)).toEqual(Array(28).fill("ok"))
+})
+
+test("28 models of 200 GB are verified with less than 4 MiB read by the program", async () => {
+	// Counted by the kernel, of every process that the command line starts.
+	const counter = path("count.mjs")
+	writeFileSync(
+		counter,
+		`import { appendFileSync, readFileSync } from "node:fs"
+		process.on("exit", () => {
+			const [, bytes] = /^rchar: (\\d+)/.exec(readFileSync("/proc/self/io", "latin1"))
+			appendFileSync(process.env.COUNTED, bytes + "\\n")
+		})`,
+	)
+	const readBytes = async (models: string) => {
+		const counted = path(`${models}.count`)
+		const { exitCode } = await run(process.execPath, [launcher, "verify-models", "--models", models], {
+			workingDirectory: directory,
+			environment: {
+				PATH: process.env.PATH,
+				HOME: directory,
+				NODE_OPTIONS: `--import=${counter}`,
+				COUNTED: counted,
+			},
+		})
+		expect(exitCode).toBe(0)
+		return readFileSync(counted, "utf8")
+			.trim()
+			.split("\n")
+			.reduce((sum, line) => sum + Number(line), 0)
+	}
+	for (let index = 0; index < 28; index++)
+		writeSparseModel(path(`many/vae/${index}.safetensors`), 7_150_000_000)
+	writeSparseModel(path("one/vae/0.safetensors"), 7_150_000_000)
+	const ofTwentySeven = (await readBytes("many")) - (await readBytes("one"))
+	// Each has at least its first and its last kilobytes read.
+	expect(ofTwentySeven).toBeGreaterThan(27 * 4096)
+	expect((ofTwentySeven / 27) * 28).toBeLessThan(4 * 1024 * 1024)
+})
+
+test("directories that are all linked with each other are listed without walking them in every order", async () => {
+	const kinds = ["checkpoints", "clip", "configs", "controlnet", "loras", "unet", "vae", "vae_approx"]
+	for (const kind of kinds) {
+		mkdirSync(path("linked", kind), { recursive: true })
+		writeFileSync(path("linked", kind, "a.safetensors"), makeModel(100))
+		for (const other of kinds) if (other !== kind) symlinkSync(`../${other}`, path("linked", kind, other))
+	}
+	const listed = await listFiles(path("linked"))
+	expect(listed).toEqual(expect.arrayContaining(kinds.map((kind) => `${kind}/a.safetensors`)))
+	// Each by every link that leads to it, and not the 109 600 ways there are.
+	expect(listed).toContain("vae/loras/a.safetensors")
+	expect(listed.length).toBeLessThan(200)
+})
+
+test("what healing has kept aside stands at the bottom of the table, its size in one note", async () => {
+	for (const [name, sizeBytes] of [
+		["a", 1000],
+		["b", 24],
+	] as const)
+		writeFileSync(path(`models/loras/${name}.safetensors.bad-20261121T060000Z`), Buffer.alloc(sizeBytes, 1))
+	await createManifest()
+	const { exitCode, stdout, stderr } = await comfyume(
+		...["verify-models", "--models", "models", "--manifest", "models.yaml"],
+	)
+	expect([exitCode, stderr]).toEqual([
+		0,
+		expect.stringContaining("note: 2 files that were replaced are kept as .bad-…: 1.0 KiB\n"),
+	])
+	const rows = stdout
+		.trimEnd()
+		.split("\n")
+		.filter((line) => line.includes(".safetensors"))
+	expect(rows.map((line) => line.includes(".bad-"))).toEqual([...Array(6).fill(false), true, true])
 })
 
 test("a share that isn't mounted is no success", async () => {

@@ -1,10 +1,11 @@
 // Models × places, as an operator reads them: what is wrong first.
+import { isKeptAside } from "../../formats/model-name.ts"
 import { formatBytes, formatTable, printable } from "../../ui/format.ts"
 import type { ModelFacts } from "../events.ts"
 
 /**
  * A table of all models and what each place has of them; what is missing comes first, then what else is not right,
- * then what is only worth knowing.
+ * then what is only worth knowing; at the bottom what was kept aside.
  * @param width of the terminal, in characters
  */
 export function modelsTable(facts: readonly ModelFacts[], width: number): string[] {
@@ -33,7 +34,8 @@ export function modelsTable(facts: readonly ModelFacts[], width: number): string
 	)
 }
 
-function rankOf({ right, status }: ModelFacts): number {
+function rankOf({ path, right, status }: ModelFacts): number {
+	if (right && isKeptAside(path)) return 4
 	if (!right) return status === "missing" ? 0 : 1
 	return status === "ok" ? 3 : 2
 }
