@@ -8,7 +8,7 @@ import { backupArchive } from "../lib/steps/backup-archive.ts"
 import { backupModels } from "../lib/steps/backup-models.ts"
 import { backupCheckout } from "../lib/steps/checkout.ts"
 import type { StepContext } from "../lib/steps/context.ts"
-import { parseRate, spokenWords, wordsOfLimit } from "../lib/steps/heal-options.ts"
+import { parseRate, spokenWords, wordsOfLimit, wordsOfManifest } from "../lib/steps/heal-options.ts"
 import { manifestIn, modelManifest, namedManifest } from "../lib/steps/models.ts"
 import { type CommonOptions, commonOptions, names, runCommand } from "../lib/steps/run-command.ts"
 import { exitStatusHelp } from "../lib/ui/help.ts"
@@ -71,7 +71,7 @@ const argvOf = ({
 }: Omit<BackupOptions, keyof CommonOptions> & CommonOptions) => [
 	...listOption("--only", only),
 	...listOption("--skip", skip),
-	...(manifest === undefined ? [] : ["--manifest", manifest]),
+	...wordsOfManifest(manifest),
 	...(deep === true ? ["--deep"] : []),
 	...wordsOfLimit(limit),
 ]
@@ -89,6 +89,7 @@ export async function planBackup(
 	const models = artifacts.some(({ kind }) => kind === "models")
 		? await backupModels(context, await modelManifest(packageRoot, options), {
 				deep: options.deep === true,
+				...(options.manifest === undefined ? {} : { manifest: options.manifest }),
 				...(options.limit === undefined ? {} : { limitBytesPerSecond: options.limit }),
 			})
 		: undefined
@@ -119,7 +120,14 @@ export async function planBackup(
 		summary: () => artifacts.flatMap(rowsOf),
 		next: ({ exitCode, dryRun }) => {
 			if (dryRun) return again
-			return exitCode === exitCodes.done ? `comfyume restore ${context.spoken} --dry-run` : again
+			if (exitCode !== exitCodes.done) return again
+			const { only, skip, manifest } = options
+			const same = [
+				...listOption("--only", only),
+				...listOption("--skip", skip),
+				...wordsOfManifest(manifest),
+			]
+			return ["comfyume restore", context.spoken, spokenWords([...same, "--dry-run"])].join(" ")
 		},
 	}
 }

@@ -9,7 +9,13 @@ import { artifactsOf, tailscaleIdentity } from "../lib/steps/artifacts.ts"
 import { restoreCheckout } from "../lib/steps/checkout.ts"
 import type { StepContext } from "../lib/steps/context.ts"
 import { backupsAreFresh, freshnessStep } from "../lib/steps/freshness.ts"
-import { type HealOptions, healOptions, spokenWords, wordsOfHeal } from "../lib/steps/heal-options.ts"
+import {
+	type HealOptions,
+	healOptions,
+	spokenWords,
+	wordsOfHeal,
+	wordsOfManifest,
+} from "../lib/steps/heal-options.ts"
 import {
 	hostKeysOnTheWire,
 	restoreHostKeys,
@@ -92,16 +98,17 @@ export function create(run: CommandRun): Command {
 	return command
 }
 
+const list = (flag: string, values: readonly string[] | undefined): string[] =>
+	values === undefined || values.length === 0 ? [] : [flag, values.join(",")]
+
 function argvOf(options: RestoreOptions): string[] {
-	const list = (flag: string, values: readonly string[] | undefined) =>
-		values === undefined || values.length === 0 ? [] : [flag, values.join(",")]
 	return [
 		...list("--only", options.only),
 		...list("--skip", options.skip),
 		...list("--from", options.from),
 		...(options.at === undefined ? [] : ["--at", options.at.toISOString()]),
 		...(options.allowUnverified === true ? ["--allow-unverified"] : []),
-		...(options.manifest === undefined ? [] : ["--manifest", options.manifest]),
+		...wordsOfManifest(options.manifest),
 		...(options.deep === true ? ["--deep"] : []),
 		...wordsOfHeal(options),
 		...(options.identityIsFree === true ? ["--identity-is-free"] : []),
@@ -179,7 +186,10 @@ export async function planRestore(
 		],
 		next: ({ exitCode, dryRun }) => {
 			if (dryRun) return again
-			return exitCode === exitCodes.done ? `comfyume backup ${context.spoken}` : again
+			if (exitCode !== exitCodes.done) return again
+			const { only, skip, manifest } = options
+			const same = [...list("--only", only), ...list("--skip", skip), ...wordsOfManifest(manifest)]
+			return ["comfyume backup", context.spoken, spokenWords(same)].join(" ").trimEnd()
 		},
 	}
 }

@@ -14,6 +14,7 @@ import { openHashPool } from "../storage/hash-pool.ts"
 import type { ObjectHead, ObjectStore } from "../storage/object-store.ts"
 import { formatBytes } from "../ui/format.ts"
 import type { StepContext } from "./context.ts"
+import { spokenWords, wordsOfManifest } from "./heal-options.ts"
 import { modelRows, shareTarget, stepOf } from "./models.ts"
 import type { ModelSteps } from "./restore-models.ts"
 
@@ -23,6 +24,8 @@ export type BackupModelsOptions = {
 	/** Also read what the vault has already, every byte of it, and hold it against the share's. */
 	deep: boolean
 	limitBytesPerSecond?: number
+	/** The manifest's file as the operator named it, for commands to type next. */
+	manifest?: string
 }
 
 // Notes of uploads that were interrupted: the work directory is emptied before each run, and these must last.
@@ -113,14 +116,16 @@ function modelStep({ context, directory, options, vault, right, said }: Tools, e
 	const { signal, spoken } = context
 	const { path } = entry
 	const file = join(directory, path)
-	const heal = `comfyume restore ${spoken} --only models`
-	const lookAtVault = `comfyume verify-models ${spoken} --from r2 --deep`
+	const named = spokenWords(wordsOfManifest(options.manifest))
+	const spokenAll = named === "" ? spoken : `${spoken} ${named}`
+	const heal = `comfyume restore ${spokenAll} --only models`
+	const lookAtVault = `comfyume verify-models ${spokenAll} --from r2 --deep`
 	let isJudged = true
 	let stored: { digest: string; sizeBytes: number } | undefined
 
 	const differing = (has: string, there: string) =>
 		new OperatorError(`the share has ${has}, and r2 has ${there} under this name: neither is touched`, {
-			hint: `comfyume verify-models ${spoken}   # says which of them is right`,
+			hint: `comfyume verify-models ${spokenAll} --level digest   # says which of them is right`,
 		})
 
 	/** Nothing damaged may stand in the vault under a model's name: it could never be replaced. */

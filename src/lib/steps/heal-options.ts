@@ -33,6 +33,10 @@ export const wordsOfHeal = ({ fromOrigin, tempDir, limit }: HealOptions): string
 	...wordsOfLimit(limit),
 ]
 
+/** The manifest that was named, as words. */
+export const wordsOfManifest = (named: string | undefined): string[] =>
+	named === undefined ? [] : ["--manifest", named]
+
 /** The limit as words. */
 export const wordsOfLimit = (bytesPerSecond: number | undefined): string[] =>
 	bytesPerSecond === undefined ? [] : ["--limit", `${bytesPerSecond}B`]

@@ -4,7 +4,6 @@ import { access } from "node:fs/promises"
 import { basename, join } from "node:path"
 import type { Source, SourceName } from "../artifacts/source.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
-import { quoteForShell } from "../host/command.ts"
 import { type Comparison, comparePlaces, type Listing } from "../models/compare.ts"
 import { compareViews, findFrontends, listInContainer } from "../models/containers.ts"
 import { openHashing } from "../models/hashing.ts"
@@ -18,6 +17,7 @@ import { type Level, type Verdict, verifyModels } from "../models/verify.ts"
 import { needed, type Plan, type Report, type Step, satisfied, unknown } from "../plan/step.ts"
 import type { ObjectHead } from "../storage/object-store.ts"
 import type { StepContext } from "./context.ts"
+import { spokenWords, wordsOfManifest } from "./heal-options.ts"
 import { shareDirectory } from "./open.ts"
 
 export type ModelsRequest = {
@@ -85,10 +85,17 @@ export async function verifyModelsPlan(
 		host: hostConfiguration.name,
 		place,
 		steps: await modelChecks(context, manifest, request, needs),
-		next: ({ exitCode }) =>
-			exitCode === exitCodes.done && request.level !== "digest" && request.scrub === undefined
-				? `comfyume verify-models ${context.spoken} --level digest`
-				: undefined,
+		next: ({ exitCode }) => {
+			if (exitCode !== exitCodes.done || request.level === "digest") return undefined
+			const { from, manifest: named, containers } = request
+			const words = [
+				...["--level", "digest"],
+				...(from === undefined ? [] : ["--from", from]),
+				...wordsOfManifest(named),
+				...(containers.length === 0 ? [] : ["--container", containers.join(",")]),
+			]
+			return `comfyume verify-models ${context.spoken} ${spokenWords(words)}`
+		},
 	}
 }
 
@@ -243,10 +250,10 @@ function placeStep(
 /** The share can be put right; what is wrong in the object store can only be looked at. */
 function nextOf({ spoken }: StepContext, place: SourceName, { level, manifest }: ModelsRequest): string {
 	const words = [
-		...(manifest === undefined ? [] : ["--manifest", quoteForShell(manifest)]),
-		...(place === "share" ? ["--level", level, "--heal", "--dry-run"] : ["--json"]),
+		...wordsOfManifest(manifest),
+		...(place === "share" ? ["--level", level, "--heal", "--dry-run"] : ["--from", "r2", "--json"]),
 	]
-	return `comfyume verify-models ${spoken} ${words.join(" ")}`
+	return `comfyume verify-models ${spoken} ${spokenWords(words)}`
 }
 
 /** Frontends and workers read models from the share; what R2 has is of no use to a workflow until it is there. */

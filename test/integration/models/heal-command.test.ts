@@ -51,6 +51,7 @@ test("backup and restore --only models are the way there and back", async () => 
 	for (const path of [a, b]) await world.s3.objects.lose("model-vault", path)
 	const backup = await comfyume("backup", "--only", "models", "--manifest", "models.yaml")
 	expect([backup.exitCode, backup.stderr]).toEqual([0, expect.stringContaining("2 applied")])
+	expect(backup.stderr).toMatch(/next: comfyume restore .* --only models --manifest models.yaml --dry-run\n/)
 	rmSync(world.models, { recursive: true })
 	const restore = await comfyume(
 		"restore",
@@ -62,7 +63,18 @@ test("backup and restore --only models are the way there and back", async () => 
 		"1MiB",
 	)
 	expect([restore.exitCode, restore.stderr]).toEqual([0, expect.stringContaining("2 applied")])
+	expect(restore.stderr).toMatch(/next: comfyume backup .* --only models --manifest models.yaml\n/)
 	for (const [path, content] of Object.entries(contents)) expect(world.digest(path)).toBe(sha256(content))
+})
+
+test("the command to type next says again what manifest and which place were named", async () => {
+	const { exitCode, stderr } = await comfyume("verify-models", "--manifest", "models.yaml", "--from", "r2")
+	expect(exitCode).toBe(0)
+	expect(stderr).toMatch(/next: comfyume verify-models .* --level digest --from r2 --manifest models.yaml\n/)
+	truncateSync(world.file(a), 20_000)
+	const backup = await comfyume("backup", "--only", "models", "--manifest", "models.yaml")
+	expect(backup.exitCode).toBe(3)
+	expect(backup.stderr).toMatch(/comfyume restore .* --manifest models.yaml --only models\n/)
 })
 
 test.each([
