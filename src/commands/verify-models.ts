@@ -56,7 +56,8 @@ tier, because.`
 export function create(run: CommandRun): Command {
 	const command = commonOptions
 		.reduce(
-			(command, [flags, description]) => command.option(flags, description),
+			(command, [flags, description]) =>
+				command.option(flags, flags === "--dry-run" ? `with --heal: ${description}` : description),
 			new Command("verify-models"),
 		)
 		.summary("say which models are there, whole, and what they should be")
@@ -74,7 +75,9 @@ export function create(run: CommandRun): Command {
 		.addOption(new Option("--from <place>", "where to look").choices(["share", "r2", "both"]))
 		.option("--deep", "read every byte, whatever is remembered; the level is digest")
 		.addOption(
-			new Option("--scrub <n/t>", "read the n-th of t parts; from cron: $(date +%u)/7").argParser(parseScrub),
+			new Option("--scrub <n/t>", "read the n-th of t parts; in a crontab: $(date +\\%u)/7").argParser(
+				parseScrub,
+			),
 		)
 		.addOption(
 			new Option("--container <names>", "frontends to look into")
@@ -85,7 +88,7 @@ export function create(run: CommandRun): Command {
 		.option("--model-paths <file>", "check an extra_model_paths.yaml")
 		.option("--models-seen-at <directory>", "where ComfyUI sees the models, for --model-paths")
 		.option("--heal", "put right what is missing or damaged on the share")
-		.option("--yes", "answer the question before healing production with yes")
+		.option("--yes", "with --heal: answer the question before healing production with yes")
 		.addHelpText("after", moreHelp)
 		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 5, 6, 7, 8, 129, 130, 143]))
 		.action((options: VerifyModelsOptions) => verify(run, options))
@@ -99,6 +102,8 @@ export function create(run: CommandRun): Command {
 async function verify(run: CommandRun, options: VerifyModelsOptions): Promise<void> {
 	const { deep = false, scrub, from, container: containers, models } = options
 	const everyByte = deep || scrub !== undefined
+	if (options.modelsSeenAt !== undefined && options.modelPaths === undefined)
+		throw misuse("--models-seen-at says where --model-paths is to look", "add --model-paths")
 	if (everyByte && options.level !== undefined && options.level !== "digest")
 		throw misuse(`--level ${options.level} reads no digests`, "leave out --level, or --deep and --scrub")
 	if (deep && scrub !== undefined) throw misuse("--deep reads all, --scrub a part", "leave one of them out")
@@ -119,8 +124,13 @@ async function verify(run: CommandRun, options: VerifyModelsOptions): Promise<vo
 		throw misuse("--models looks at this machine alone", "leave it out, or --env, --from and --container")
 	// In CI there are no models and no environment: workflows are held against the manifest alone.
 	const ofManifest = options.workflows !== undefined || options.modelPaths !== undefined
-	if (models !== undefined || (ofManifest && !ofEnvironment))
-		return verifyDirectory(run, { ...options, request })
+	const ofManifestAlone = ofManifest && models === undefined && !ofEnvironment
+	if (ofManifestAlone && (options.level !== undefined || everyByte))
+		throw misuse(
+			"--level, --deep and --scrub look at models, and --workflows and --model-paths alone at none",
+			"leave them out, or add --models or --env",
+		)
+	if (models !== undefined || ofManifestAlone) return verifyDirectory(run, { ...options, request })
 	const { from: _, ...common } = options
 	return runCommand(run, {
 		command: "verify-models",

@@ -1,4 +1,5 @@
 // The options by which models are put right, the same for every command that does it.
+import { isAbsolute } from "node:path"
 import { exitCodes, OperatorError } from "../errors.ts"
 import { quoteForShell } from "../host/command.ts"
 
@@ -13,7 +14,7 @@ export type HealOptions = {
 export const healOptions: readonly (readonly [
 	flags: string,
 	description: string,
-	parse?: (text: string) => number,
+	parse?: (text: string) => number | string,
 ])[] = [
 	[
 		"--from-origin",
@@ -22,6 +23,7 @@ export const healOptions: readonly (readonly [
 	[
 		"--temp-dir <directory>",
 		"fetch models to this directory of the host, and copy them when they are proven",
+		parseHostPath,
 	],
 	["--limit <rate>", "fetch models at no more than this per second, as in 20MiB", parseRate],
 ]
@@ -43,6 +45,15 @@ export const wordsOfLimit = (bytesPerSecond: number | undefined): string[] =>
 
 /** What a shell takes for these words. */
 export const spokenWords = (words: readonly string[]): string => words.map(quoteForShell).join(" ")
+
+/** @throws {OperatorError} (2) for a path that is relative: the host has no directory that the operator is in */
+function parseHostPath(text: string): string {
+	if (isAbsolute(text)) return text
+	throw new OperatorError(`--temp-dir ${text} is a directory of the host`, {
+		exitCode: exitCodes.usage,
+		hint: "write it with a leading /",
+	})
+}
 
 const units = new Map([
 	["", 1],

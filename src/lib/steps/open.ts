@@ -324,7 +324,8 @@ async function requireMounted(host: LocalHost, share: Share, mountPoint: string)
 		if (await host.test(command("test", "-d", mountPoint))) return
 		throw new OperatorError(`the share's directory ${mountPoint} does not exist`, {
 			exitCode: exitCodes.unreachable,
-			hint: `mkdir ${mountPoint}`,
+			// Made by hand it would be an empty directory on the root disk, which a backup or a restore then fills.
+			hint: `ls -ld ${mountPoint}; compare share.directory in comfyume.yaml`,
 		})
 	}
 	const asked = command(

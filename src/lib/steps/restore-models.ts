@@ -57,6 +57,7 @@ export function restoreModels(
 ): ModelSteps {
 	const right = new Set<string>()
 	const said = new Map<string, Omit<SummaryRow, "artifact">>()
+	let reached = false
 	const place: Step = {
 		id: placeStep,
 		title: `the models' place is in reach (${target.name})`,
@@ -64,6 +65,7 @@ export function restoreModels(
 			await target.ready()
 			await requireTempDirectory(context, options.tempDirectory)
 			await noteUnlisted(context, target, models, report)
+			reached = true
 			return satisfied(target.directory)
 		},
 		apply: async () => {},
@@ -71,17 +73,24 @@ export function restoreModels(
 	const tools = { context, target, options, right, said }
 	return {
 		steps: [place, ...models.map((entry) => modelStep(tools, entry))],
-		rows: () =>
-			modelRows(
+		rows: () => {
+			if (!reached)
+				return [
+					{ artifact: placeStep, source: "nowhere", snapshot: "none", verified: notLookedAt, ok: false },
+				]
+			return modelRows(
 				models.map(({ path }) => path),
 				{
 					right: { paths: right, source: "in place", verified: "right already" },
 					said,
 					otherwise: "not right; the reason stands above",
 				},
-			),
+			)
+		},
 	}
 }
+
+const notLookedAt = "not looked at: their place is not in reach; the reason stands above"
 
 type Tools = {
 	context: StepContext
@@ -163,6 +172,11 @@ function modelStep({ context, target, options, right, said }: Tools, entry: Mode
 				report,
 				...(tempDirectory === undefined ? {} : { tempDirectory: host.path(tempDirectory) }),
 				...(limitBytesPerSecond === undefined ? {} : { limitBytesPerSecond }),
+			}).catch((error: unknown) => {
+				if (!(error instanceof OperatorError) || error.hint !== undefined) throw error
+				const { message, exitCode, cause } = error
+				const hint = publishedWhere(entry, options)
+				throw new OperatorError(message, { exitCode, cause, ...(hint === undefined ? {} : { hint }) })
 			})
 			const { sizeBytes, transferredBytes, from } = healed
 			if (transferredBytes < sizeBytes)
@@ -176,7 +190,7 @@ async function searched(
 	entry: ModelEntry,
 	{ because, isMissing }: { because: string; isMissing: boolean },
 	sources: readonly ModelSource[],
-	{ fromOrigin, again }: HealModelsOptions,
+	options: HealModelsOptions,
 ): Promise<Finding> {
 	const reasons: string[] = []
 	let hint: string | undefined
@@ -199,9 +213,18 @@ async function searched(
 			reasons.push(`${source.name}: ${messageOf(error)}`)
 		}
 	}
-	const origin = entry.url !== undefined && !fromOrigin ? `${again} --from-origin` : undefined
 	const searchedIn = reasons.length === 0 ? "no source is configured" : reasons.join("; ")
-	return unknown(`${because}; ${searchedIn}`, origin ?? hint)
+	return unknown(`${because}; ${searchedIn}`, publishedWhere(entry, options) ?? hint)
+}
+
+/** What else can be tried; where the manifest knows no address of the file itself, a person has to look. */
+function publishedWhere(
+	{ url, repository, path }: ModelEntry,
+	{ fromOrigin, again }: HealModelsOptions,
+): string | undefined {
+	if (url !== undefined) return fromOrigin ? undefined : `${again} --from-origin`
+	if (repository === undefined) return undefined
+	return `look in https://huggingface.co/${repository}; what belongs there is ${path}`
 }
 
 async function requireTempDirectory({ host }: StepContext, tempDirectory: string | undefined): Promise<void> {

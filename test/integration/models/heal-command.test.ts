@@ -1,5 +1,5 @@
 // Models put right as an operator types it: the program itself, its words and its exit codes.
-import { rmSync, truncateSync } from "node:fs"
+import { renameSync, rmSync, truncateSync } from "node:fs"
 import { fileURLToPath } from "node:url"
 import { afterEach, beforeEach, expect, test } from "vitest"
 import { parseRate } from "../../../src/lib/steps/heal-options.ts"
@@ -22,8 +22,10 @@ beforeEach(async () => {
 })
 afterEach(() => world[Symbol.asyncDispose]())
 
-const comfyume = (...words: string[]) =>
-	run(process.execPath, [launcher, ...words, "--env", "sandbox", "--config", world.configuration], {
+const comfyume = (...words: string[]) => bare(...words, "--env", "sandbox", "--config", world.configuration)
+
+const bare = (...words: string[]) =>
+	run(process.execPath, [launcher, ...words], {
 		workingDirectory: world.directory,
 		environment: { PATH: process.env.PATH, HOME: world.directory },
 		allowedExitCodes: "any",
@@ -77,15 +79,58 @@ test("the command to type next says again what manifest and which place were nam
 	expect(backup.stderr).toMatch(/comfyume restore .* --manifest models.yaml --only models\n/)
 })
 
+test("models whose share isn't there are one row and one reason, and nobody is told to make an empty directory", async () => {
+	renameSync(world.share, `${world.share}-away`)
+	const { exitCode, stdout, stderr } = await comfyume(
+		"restore",
+		"--only",
+		"models",
+		"--manifest",
+		"models.yaml",
+	)
+	expect(exitCode).toBe(4)
+	expect(stdout.match(/NOT OK|not looked at/gi)).not.toBeNull()
+	expect(stdout).not.toContain(a)
+	expect(stderr).toContain(`ls -ld ${world.share}; compare share.directory in comfyume.yaml`)
+	expect(stdout + stderr).not.toContain("mkdir")
+})
+
+test("a model that nobody has, and of which only a repository is known, comes with where to look", async () => {
+	world.declare([{ path: "vae/gated.safetensors", repository: "example/gated" }])
+	for (const more of [["--dry-run"], []]) {
+		const words = ["verify-models", "--heal", "--manifest", "models.yaml", ...more]
+		const { exitCode, stderr } = await comfyume(...words)
+		expect(exitCode).toBe(3)
+		const where = "look in https://huggingface.co/example/gated; what belongs there is vae/gated.safetensors"
+		expect(stderr).toContain(where)
+	}
+})
+
 test.each([
 	[["--limit", "fast"], "--heal", "write it as in --limit 20MiB"],
 	[["--from-origin"], "", "add --heal"],
 	[["--dry-run"], "", "add --heal"],
 	[["--scrub", "1/7"], "--heal", "leave out --scrub"],
 	[["--models", "models"], "--heal", "leading /"],
+	[["--temp-dir", "fetched"], "--heal", "leading /"],
+	[["--models-seen-at", "/models"], "", "add --model-paths"],
+	[["--workflows", "w", "--models-seen-at", "/models"], "", "add --model-paths"],
 ])("%s of verify-models is refused with 2 where it means nothing", async (words, more, hint) => {
 	const { exitCode, stderr } = await comfyume("verify-models", ...words, ...(more === "" ? [] : [more]))
 	expect([exitCode, stderr]).toEqual([2, expect.stringContaining(hint)])
+})
+
+test.each([["--level", "digest"], ["--level", "exists"], ["--deep"], ["--scrub", "1/7"]])(
+	"%s %s of verify-models means nothing where no model is looked at, and is refused with 2",
+	async (...words) => {
+		const { exitCode, stderr } = await bare("verify-models", "--workflows", ".", ...words)
+		expect([exitCode, stderr]).toEqual([2, expect.stringContaining("add --models or --env")])
+	},
+)
+
+test("restore refuses a --temp-dir that is relative: to which directory of the host?", async () => {
+	const { exitCode, stderr } = await comfyume("restore", "--only", "models", "--temp-dir", "fetched")
+	expect([exitCode, stderr]).toEqual([2, expect.stringContaining("leading /")])
 })
 
 test("a manifest that isn't right ends with 2 before anything is touched", async () => {

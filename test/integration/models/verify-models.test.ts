@@ -378,6 +378,13 @@ describe("manifest", () => {
 	})
 })
 
+test("help says a part of a day as a crontab takes it, and what belongs to --heal", async () => {
+	const { stdout } = await comfyume("verify-models", "--help")
+	const text = stdout.replace(/\s+/g, " ")
+	expect(text).toContain("in a crontab: $(date +\\%u)/7")
+	for (const flag of ["--dry-run", "--yes", "--limit <rate>"]) expect(text).toContain(`${flag} with --heal: `)
+})
+
 test.each([
 	[["verify-models"]],
 	[["manifest"]],
