@@ -51,7 +51,8 @@ ones the damaged blocks alone where the manifest knows them, and looked at once 
 stood there is kept beside it. --dry-run says what would come from where.
 
 With --json one event per line; "event": "model" is one model in one place: path, status,
-tier, because.`
+tier, because; with --heal before it was put right and after. The last line is "end", or
+"error" with what made the run impossible.`
 
 export function create(run: CommandRun): Command {
 	const command = commonOptions

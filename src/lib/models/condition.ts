@@ -1,13 +1,15 @@
 // Whether a model must be healed, may stay as it is, or is right.
 import type { ModelEntry } from "./manifest.ts"
 import { isTrusted } from "./offer.ts"
-import { type VerifyOptions, verifyModel } from "./verify.ts"
+import { type Verdict, type VerifyOptions, verifyModel } from "./verify.ts"
 
-export type Condition =
+/** With the verdict that it comes from, for whoever reads events. */
+export type Condition = { verdict: Verdict } & (
 	| { state: "right"; because: string }
 	/** It differs from figures that nobody has verified, and is whole by itself: it is said, and left alone. */
 	| { state: "doubtful"; because: string }
 	| { state: "wrong"; because: string; isMissing: boolean }
+)
 
 /** Judges a model on this machine's disk. Throws what the disk throws. */
 export async function conditionOf(
@@ -21,7 +23,11 @@ export async function conditionOf(
 		verdict = await verifyModel(directory, entry.path, entry, { ...options, level: "digest" })
 	const { status, right, because } = verdict
 	if (right)
-		return { state: "right", because: status === "missing" ? "it is optional, and not there" : because }
+		return {
+			verdict,
+			state: "right",
+			because: status === "missing" ? "it is optional, and not there" : because,
+		}
 	if (byFigures.has(status) && !isTrusted(entry)) {
 		const itself = await verifyModel(
 			directory,
@@ -29,9 +35,10 @@ export async function conditionOf(
 			{ path: entry.path },
 			{ ...options, level: "structure" },
 		)
-		if (itself.right) return { state: "doubtful", because: `${because}; by itself it is whole, and stays` }
+		if (itself.right)
+			return { verdict, state: "doubtful", because: `${because}; by itself it is whole, and stays` }
 	}
-	return { state: "wrong", because: `${status}: ${because}`, isMissing: status === "missing" }
+	return { verdict, state: "wrong", because: `${status}: ${because}`, isMissing: status === "missing" }
 }
 
 // What the manifest's figures alone can say.

@@ -125,6 +125,7 @@ function modelStep({ context, target, options, right, said }: Tools, entry: Mode
 	): Promise<Finding> => {
 		const figures = { from: "what was fetched", verified: true }
 		const condition = await judge({ path, sizeBytes, sha256: digest, figures }, "digest", report, true)
+		report.model({ place: target.name, ...condition.verdict, needed: entry.optional !== true })
 		if (condition.state !== "right") {
 			said.delete(path)
 			return needed(`it is not what was just put there: ${condition.because}`)
@@ -146,6 +147,7 @@ function modelStep({ context, target, options, right, said }: Tools, entry: Mode
 		check: async (report) => {
 			if (healed !== undefined) return checkHealed(healed, report)
 			const condition = await judge(entry, options.level, report)
+			report.model({ place: target.name, ...condition.verdict })
 			if (condition.state === "wrong")
 				return searched(entry, condition, await modelSources(context, target, options), options)
 			if (condition.state === "doubtful") {

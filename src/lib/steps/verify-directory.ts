@@ -1,7 +1,8 @@
 // verify-models of a directory of this machine, without a configuration: a vault on a laptop, a copy in CI.
 import { homedir } from "node:os"
 import { isAbsolute, join, resolve } from "node:path"
-import { exitCodes } from "../errors.ts"
+import { exitCodes, OperatorError } from "../errors.ts"
+import { quoteForShell } from "../host/command.ts"
 import { openHashing } from "../models/hashing.ts"
 import { listSizes } from "../models/list-sizes.ts"
 import type { ModelEntry } from "../models/manifest.ts"
@@ -33,11 +34,46 @@ export type DirectoryRequest = {
 
 /**
  * Judges the models below a directory, a line for each with `json`, else a table; then what workflows need of them and
- * where ComfyUI looks for them.
+ * where ComfyUI looks for them. With `json` the last line is an event `end` or `error`, as of a plan.
  * @throws {OperatorError} (2) when there is no such directory, or the manifest isn't right
  */
-export async function verifyDirectory(run: CommandRun, options: DirectoryRequest): Promise<void> {
-	const { surroundings, finish } = run
+export async function verifyDirectory(
+	{ surroundings, finish }: CommandRun,
+	options: DirectoryRequest,
+): Promise<void> {
+	const { now, signal } = surroundings
+	const startedAt = now().getTime()
+	const json = options.json === true
+	try {
+		const judged = await judgeAll(surroundings, options)
+		const failed = judged.filter(({ right }) => !right)
+		const exitCode = failed.length === 0 ? exitCodes.done : exitCodes.incomplete
+		const next = failed.find(({ hint }) => hint !== undefined)?.hint
+		const counts = { satisfied: judged.length - failed.length, applied: 0, planned: 0, failed: failed.length }
+		const durationMs = now().getTime() - startedAt
+		if (json)
+			emit(surroundings, {
+				...{ event: "end", exitCode, ...counts, durationMs, summary: [] },
+				...(next !== undefined && { next }),
+			})
+		finish(exitCode)
+	} catch (error) {
+		// Whoever reads events gets the reason as one, as from the commands that run a plan.
+		if (!json || signal.aborted || !(error instanceof OperatorError)) throw error
+		const { message, hint, exitCode } = error
+		emit(surroundings, { event: "error", message, exitCode, ...(hint !== undefined && { hint }) })
+		finish(exitCode)
+	}
+}
+
+function emit({ terminal, now }: Surroundings, body: EventBody): void {
+	terminal.out(`${JSON.stringify({ version: eventsVersion, at: now().toISOString(), ...body })}\n`)
+}
+
+type Outcome = { right: boolean; hint?: string | undefined }
+
+/** The models, the workflows and the model paths: what was asked for of them. */
+async function judgeAll(surroundings: Surroundings, options: DirectoryRequest): Promise<Outcome[]> {
 	const { models: directory, manifest: named, workflows, modelPaths, modelsSeenAt } = options
 	// Without a manifest a disk is judged by itself, but workflows need something to be held against.
 	const manifest =
@@ -61,32 +97,30 @@ export async function verifyDirectory(run: CommandRun, options: DirectoryRequest
 			lines: [modelPathsLine(facts)],
 		}))
 	}
-	const rights = [
-		judged?.right ?? true,
-		workflows === undefined || (await sayWorkflows(workflows)),
-		modelPaths === undefined || (await sayModelPaths(modelPaths)),
+	return [
+		...(judged === undefined ? [] : [judged]),
+		...(workflows === undefined ? [] : [await sayWorkflows(workflows)]),
+		...(modelPaths === undefined ? [] : [await sayModelPaths(modelPaths)]),
 	]
-	if (rights.includes(false)) finish(exitCodes.incomplete)
 }
 
 /** Facts on stdout, as events or as lines; the sum and what is worth knowing beside it. */
 function say<Facts>(
-	{ terminal, now }: Surroundings,
+	surroundings: Surroundings,
 	{ json = false, quiet = false }: DirectoryRequest,
 	{ facts, notes, right, text, hint }: Said<Facts>,
 	render: (facts: Facts) => { body: EventBody; lines: readonly string[] },
-): boolean {
-	const emit = (body: EventBody) =>
-		terminal.out(`${JSON.stringify({ version: eventsVersion, at: now().toISOString(), ...body })}\n`)
+): Outcome {
+	const { terminal } = surroundings
 	const silent = quiet && right
 	for (const { body, lines } of facts.map(render))
-		if (json) emit(body)
+		if (json) emit(surroundings, body)
 		else if (!silent) for (const line of lines) terminal.out(`${line}\n`)
 	for (const note of notes)
-		if (json) emit({ event: "note", level: "info", text: note })
+		if (json) emit(surroundings, { event: "note", level: "info", text: note })
 		else if (!quiet) terminal.talk(`note: ${printable(note)}\n`)
 	if (!silent) terminal.talk(`${printable(text)}\n${hint === undefined ? "" : `  next: ${hint}\n`}`)
-	return right
+	return { right, hint }
 }
 
 async function judgeDirectory(
@@ -94,13 +128,10 @@ async function judgeDirectory(
 	named: string,
 	models: readonly ModelEntry[] | undefined,
 	{ request, json = false, quiet = false }: DirectoryRequest,
-): Promise<{ verdicts: Verdict[]; right: boolean }> {
+): Promise<Outcome & { verdicts: Verdict[] }> {
 	const { terminal, signal, workingDirectory, now } = surroundings
 	const { level, deep, scrub } = request
 	const directory = resolve(workingDirectory, named)
-	const emit = (body: EventBody) =>
-		terminal.out(`${JSON.stringify({ version: eventsVersion, at: now().toISOString(), ...body })}\n`)
-
 	const files = await listSizes(directory, signal)
 	const hashing =
 		level === "digest"
@@ -117,7 +148,7 @@ async function judgeDirectory(
 		const asked = { level, listed: files.keys(), signal, ...(hashing && { hashing }) }
 		for await (const verdict of verifyModels(directory, models, asked)) {
 			found.push(verdict)
-			if (json) emit({ event: "model", place: directory, ...verdict })
+			if (json) emit(surroundings, { event: "model", place: directory, ...verdict })
 			// Hashing 200 GB takes minutes; the table comes at its end.
 			else if (level === "digest" && terminal.interactive)
 				terminal.talk(`${verdict.status}: ${printable(verdict.path)}\n`)
@@ -125,7 +156,7 @@ async function judgeDirectory(
 	} finally {
 		const kept = keptAside(files)
 		for (const text of [...(kept === undefined ? [] : [kept]), ...((await hashing?.close()) ?? [])])
-			if (json) emit({ event: "note", level: "info", text })
+			if (json) emit(surroundings, { event: "note", level: "info", text })
 			else if (!quiet) terminal.talk(`note: ${printable(text)}\n`)
 	}
 
@@ -135,9 +166,12 @@ async function judgeDirectory(
 	if (!json && !silent && found.length > 0)
 		for (const line of modelsTable(facts, terminal.columns)) terminal.out(`${line}\n`)
 	// An empty directory is what a share that isn't mounted looks like.
-	if (none) terminal.talk(`there is no model below ${directory}\n  next: findmnt --target ${directory}\n`)
+	const empty = `there is no model below ${directory}`
+	const hint = none ? `findmnt --target ${quoteForShell(directory)}` : undefined
+	if (none && json) emit(surroundings, { event: "note", level: "warning", text: empty })
+	if (none) terminal.talk(`${empty}\n  next: ${hint}\n`)
 	else if (!silent) terminal.talk(`${printable(text)}\n`)
-	return { verdicts: found, right: !none && !wrong }
+	return { verdicts: found, right: !none && !wrong, hint }
 }
 
 function cacheDirectoryOf({ variables }: Surroundings): string {

@@ -2,6 +2,7 @@
 import { renameSync, rmSync, truncateSync } from "node:fs"
 import { fileURLToPath } from "node:url"
 import { afterEach, beforeEach, expect, test } from "vitest"
+import { eventSchema } from "../../../src/lib/plan/events.ts"
 import { parseRate } from "../../../src/lib/steps/heal-options.ts"
 import { makeModel } from "../../support/model-maker.ts"
 import { createModelWorld, entryOf, type ModelWorld, sha256 } from "../../support/model-world.ts"
@@ -77,6 +78,27 @@ test("the command to type next says again what manifest and which place were nam
 	const backup = await comfyume("backup", "--only", "models", "--manifest", "models.yaml")
 	expect(backup.exitCode).toBe(3)
 	expect(backup.stderr).toMatch(/comfyume restore .* --manifest models.yaml --only models\n/)
+})
+
+test("verify-models --heal --json says of each model what it was and what it came to, in events of one schema", async () => {
+	rmSync(world.file(a))
+	const { exitCode, stdout } = await comfyume(
+		"verify-models",
+		"--heal",
+		"--json",
+		"--manifest",
+		"models.yaml",
+	)
+	const events = stdout
+		.trimEnd()
+		.split("\n")
+		.map((line) => eventSchema.parse(JSON.parse(line)))
+	const said = events.flatMap((event) =>
+		event.event === "model" ? [`${event.place} ${event.path} ${event.status}`] : [],
+	)
+	expect(exitCode).toBe(0)
+	expect(said).toEqual([`share ${a} missing`, `share ${a} ok`, `share ${b} ok`])
+	expect(events.at(-1)).toMatchObject({ event: "end", exitCode: 0 })
 })
 
 test("models whose share isn't there are one row and one reason, and nobody is told to make an empty directory", async () => {

@@ -14,6 +14,7 @@ import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { afterEach, beforeEach, describe, expect, test } from "vitest"
 import { listFiles } from "../../../src/lib/models/directories.ts"
+import { eventSchema } from "../../../src/lib/plan/events.ts"
 import { makeModel, writeSparseModel } from "../../support/model-maker.ts"
 import { type Ran, run } from "../../support/run.ts"
 
@@ -72,7 +73,7 @@ async function verdicts(...words: string[]): Promise<{ exitCode: number; statuse
 		...words,
 	)
 	const lines = stdout.split("\n").filter((line) => line !== "")
-	const parsed = lines.map((line) => JSON.parse(line))
+	const parsed = lines.map((line) => JSON.parse(line)).filter(({ event }) => event === "model")
 	for (const verdict of parsed) {
 		expect(verdict).toMatchObject({
 			version: 1,
@@ -375,6 +376,51 @@ describe("manifest", () => {
 			exitCode: 0,
 			stderr: expect.stringContaining("note: vae/flux2-vae.safetensors: not known: whether it is gated"),
 		})
+	})
+})
+
+describe("with --json every line is an event, and the last one says how it ended", () => {
+	const events = async (...words: string[]) => {
+		const { exitCode, stdout } = await comfyume("verify-models", "--json", ...words)
+		const all = stdout
+			.trimEnd()
+			.split("\n")
+			.map((line) => eventSchema.parse(JSON.parse(line)))
+		const last = all.at(-1)
+		expect(last).toMatchObject({ exitCode })
+		return { exitCode, names: all.map(({ event }) => event), last }
+	}
+
+	test("of models, workflows and model paths of this machine", async () => {
+		mkdirSync(path("workflows"))
+		writeFileSync(path("workflows/a.json"), '{"nodes":[],"links":[]}')
+		writeFileSync(path("paths.yaml"), "comfyui:\n  base_path: /srv\n  loras: loras\n")
+		expect(await events("--models", "models", "--workflows", "workflows")).toMatchObject({
+			exitCode: 0,
+			names: [...Array(6).fill("model"), "workflow", "end"],
+			last: { satisfied: 2, failed: 0 },
+		})
+		expect((await events("--model-paths", "paths.yaml")).names.at(-1)).toBe("end")
+	})
+
+	test("where it is impossible, and where there is nothing", async () => {
+		mkdirSync(path("empty"))
+		expect(await events("--models", "empty")).toMatchObject({
+			exitCode: 3,
+			names: ["note", "end"],
+			last: { failed: 1, next: `findmnt --target ${path("empty")}` },
+		})
+		for (const words of [
+			["--model-paths", "nowhere.yaml"],
+			["--models", "nowhere"],
+			["--workflows", "nowhere"],
+			["--models", "models", "--manifest", "nowhere.yaml"],
+		])
+			expect(await events(...words)).toMatchObject({
+				exitCode: 2,
+				names: expect.arrayContaining(["error"]),
+				last: { event: "error", hint: expect.any(String) },
+			})
 	})
 })
 

@@ -76,6 +76,7 @@ describe("without any models at hand", () => {
 			"workflow flux2_klein_9b_text_to_image.json true",
 			"workflow ltx2_text_to_video.json false",
 			"workflow ltx2_text_to_video_distilled.json false",
+			"end undefined undefined",
 		])
 		const missing = lines[3].models.filter(({ because }: { because?: string }) => because !== undefined)
 		expect(missing).toEqual([
@@ -174,6 +175,7 @@ describe("with models on a disk", () => {
 			"workflow needs.json false",
 			// The manifest's list of workflows has no such one.
 			"note undefined undefined",
+			"end undefined undefined",
 		])
 		expect(lines[2].models[0].because).toMatch(/^missing: /)
 		write("workflows/needs.json", JSON.stringify(workflow([node("VAELoader", ["b.safetensors"])])))

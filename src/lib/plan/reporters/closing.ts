@@ -70,7 +70,8 @@ export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean })
 				talk("")
 				for (const line of formatTable(columns, rows, width())) terminal.out(`${line}\n`)
 			}
-			if (!quiet && models.length > 0) {
+			// What restores and heals says the same in its own table.
+			if (!quiet && models.length > 0 && (end?.summary.length ?? 0) === 0) {
 				talk("")
 				for (const line of modelsTable(models, width())) terminal.out(`${line}\n`)
 			}
