@@ -120,7 +120,7 @@ export function judgeModelPaths(
 	const hidden = unreachable(needed, searchPaths, modelsDirectory).map(
 		({ directory, models: count, because }) => ({
 			severity: "error" as const,
-			message: `ComfyUI finds ${count === 1 ? "not the one model" : `none of the ${count} models`} in ${directory}: ${because}`,
+			message: `ComfyUI ${count === 1 ? "doesn't find the model" : `finds none of the ${count} models`} in ${directory}: ${because}`,
 		}),
 	)
 	const facts = [...problems, ...hidden].map((problem) => ({ path: named, ...problem }))

@@ -207,7 +207,7 @@ describe("extra_model_paths.yaml", () => {
 		expect(stdout).toMatch(
 			/^extra_model_paths\.yaml:8 warning: shared\.upscale_models: it leads to latent_upscale/,
 		)
-		expect(stdout).toContain("error: ComfyUI finds none of the 1 models in latent_upscale_models: only")
+		expect(stdout).toContain("error: ComfyUI doesn't find the model in latent_upscale_models: only")
 		expect(linesOf(await lint("--json")).map(({ event, severity }) => `${event} ${severity}`)).toEqual([
 			"model-paths warning",
 			"model-paths error",
