@@ -10,6 +10,7 @@ import { type Preflight, preflight } from "../outputs/preflight.ts"
 import type { OutputFile } from "../outputs/result.ts"
 import type { SettleTimes } from "../outputs/settle.ts"
 import { type Clock, type Watch, type WatchEvent, watchOutputs } from "../outputs/watch.ts"
+import { StartFailed, type Transport, type TransportJob } from "../transport.ts"
 import {
 	checkedWorkflow,
 	keyOf,
@@ -23,7 +24,6 @@ import type { Sighting } from "./comfyui-client.ts"
 import type { Endpoint, Endpoints } from "./endpoints.ts"
 import { failed, outcomeOf, refusedOf, timedOut, withoutRefusedNodes } from "./outcome.ts"
 import { submit } from "./submit.ts"
-import { StartFailed, type Transport, type TransportJob } from "./transport.ts"
 
 export type SharedFilesystemOptions = Omit<DeliveryOptions, "files"> & {
 	endpoints: Endpoints
@@ -71,7 +71,7 @@ const acceptedName = ".accepted.json"
 
 export function sharedFilesystem(options: SharedFilesystemOptions): SharedFilesystem {
 	const { endpoints, files, clock, shareRoot, say = () => {} } = options
-	const { acceptMs = 120_000, maxWaitMs = 590_000, lateMs = 120_000, sightMs = 15_000 } = options
+	const { acceptMs = 120_000, maxWaitMs: usualWaitMs = 590_000, lateMs = 120_000, sightMs = 15_000 } = options
 	const runs = new Map<string, Run>()
 	const proven = new Set<string>()
 
@@ -135,7 +135,7 @@ export function sharedFilesystem(options: SharedFilesystemOptions): SharedFilesy
 			return check(endpoint)
 		},
 		async start(job, onProgress = () => {}, signal) {
-			const endpoint = endpoints.active()
+			const endpoint = endpoints.find(job.endpoint ?? "") ?? endpoints.active()
 			const workflow = checkedWorkflow(job)
 			if (!endpoints.take(endpoint.name, keyOf(job)))
 				throw new StartFailed(`${endpoint.name} runs as many jobs as it may`, { reason: "unavailable" })
@@ -181,6 +181,7 @@ export function sharedFilesystem(options: SharedFilesystemOptions): SharedFilesy
 			}
 		},
 		async observe(job, onProgress, signal) {
+			const maxWaitMs = job.maxWaitMs ?? usualWaitMs
 			const run = await recall(job)
 			if (run === undefined)
 				return failed("nothing is known of a submission of this job", "never-executed", { retryable: true })
