@@ -1,4 +1,5 @@
 // What the routes share: the queue, its settings, and a picture of the queue that is at most a second old.
+import type { FastifyBaseLogger } from "fastify"
 import type { Environment } from "./environment.ts"
 import { waitSeconds } from "./eta.ts"
 import type { EventHub } from "./events.ts"
@@ -6,6 +7,7 @@ import { type Job, toJob } from "./job.ts"
 import type { Metrics } from "./metrics.ts"
 import type { Found, Queue } from "./queue/queue.ts"
 import type { QueueStatus } from "./queue/status.ts"
+import type { Serverless } from "./serverless/open-serverless.ts"
 
 export type Service = {
 	environment: Environment
@@ -13,6 +15,9 @@ export type Service = {
 	queue: Queue
 	hub: EventHub
 	metrics: Metrics
+	log: FastifyBaseLogger
+	/** Only where jobs are handed to endpoints. */
+	serverless: Serverless | undefined
 	startedMs: number
 	now(): number
 	/** Ends when the queue manager is about to stop: held requests answer what they know. */
@@ -51,6 +56,7 @@ export async function present(service: Service, { record, position }: Found): Pr
 	// An estimate is never worth an answer.
 	const status = await service.status().catch(() => undefined)
 	const wait = status && waitSeconds(status, record.kind, position)
+	if (wait !== undefined && wait !== null) service.metrics.expect(record, wait)
 	return toJob(record, { position, waitSeconds: wait ?? null })
 }
 
@@ -70,4 +76,14 @@ export const levelOf = (environment: Environment, priority: number) =>
 /** How long a worker's lease lasts: one that heartbeats keeps it by that, any other has the job's time and some more. */
 export function leaseMs(environment: Environment, heartbeats: boolean): number {
 	return heartbeats ? environment.WORKER_HEARTBEAT_TIMEOUT * 1000 : (environment.JOB_TIMEOUT + 120) * 1000
+}
+
+/** What the environment gives; instructors may have set something else since, and that counts. */
+export function defaultsOf(environment: Environment): Record<string, string> {
+	return {
+		"default:mode": environment.QUEUE_MODE,
+		"default:aging_ms": String(environment.PRIORITY_AGING * 1000),
+		"default:endpoint": environment.SERVERLESS_ACTIVE,
+		"default:max_wait": String(Math.min(1800, Math.max(60, environment.SFS_MAX_WAIT))),
+	}
 }

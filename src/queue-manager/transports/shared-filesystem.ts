@@ -45,7 +45,12 @@ export type SharedFilesystemOptions = Omit<DeliveryOptions, "files"> & {
 	/** Each endpoint proves before its first job that it writes where we read. */
 	preflight?: boolean
 	say?: (
-		event: (WatchEvent | { event: "quarantined"; file: string; because: string }) & { job: string },
+		event: (
+			| WatchEvent
+			| { event: "quarantined"; file: string; because: string }
+			/** @param lagMs since it was last seen to change */
+			| { event: "delivered"; file: string; lagMs: number }
+		) & { job: string },
 	) => void
 }
 
@@ -55,7 +60,8 @@ export type Amendment = { node: string; key: OutputKey; file: OutputFile }
 export type SharedFilesystem = Transport & {
 	/**
 	 * Goes on watching a job that is done, delivers what comes late, and at the end removes the attempt's directory.
-	 * @param onAmendment once per file, also over restarts
+	 * @param onAmendment told of every file, those that the result has already included: a process that was ended
+	 *   between a delivery and its note would otherwise leave the note out for ever
 	 */
 	watchLate(
 		job: TransportJob,
@@ -104,6 +110,8 @@ export function sharedFilesystem(options: SharedFilesystemOptions): SharedFilesy
 			const delivery = await deliverFile(given, { job: job.id, attempt, user: job.user, plan }, file)
 			if (delivery.state === "quarantined")
 				say({ event: "quarantined", file: file.name, because: delivery.because, job: job.id })
+			if (delivery.state === "delivered" && delivery.isFirst)
+				say({ event: "delivered", file: file.name, lagMs: clock.nowMs() - file.changedAtMs, job: job.id })
 			deliveries.push(delivery)
 		}
 		return deliveries
@@ -131,7 +139,7 @@ export function sharedFilesystem(options: SharedFilesystemOptions): SharedFilesy
 		async preflight(name) {
 			const endpoint = endpoints.find(name)
 			if (endpoint === undefined)
-				return { state: "failed", because: `there is no endpoint ${name}`, hint: "" }
+				return { state: "failed", reason: "unreachable", because: `there is no endpoint ${name}`, hint: "" }
 			return check(endpoint)
 		},
 		async start(job, onProgress = () => {}, signal) {
@@ -276,10 +284,11 @@ export function sharedFilesystem(options: SharedFilesystemOptions): SharedFilesy
 					if (state === "waiting") continue
 					const [delivery] = await deliverAll(job, plan, watch, new Set([file.name])).catch(() => [])
 					if (delivery === undefined) continue
+					if (delivery.state === "delivered") {
+						const { node, key, filename } = delivery
+						await onAmendment({ node, key, file: { filename, subfolder: job.user, type: "output" } })
+					}
 					over.add(file.name)
-					if (delivery.state !== "delivered" || !delivery.isFirst) continue
-					const { node, key, filename } = delivery
-					await onAmendment({ node, key, file: { filename, subfolder: job.user, type: "output" } })
 				}
 				await clock.wait(Math.min(options.coldTickMs ?? 3_000, Math.max(0, untilMs - clock.nowMs())), signal)
 			}
