@@ -1,4 +1,5 @@
 // Starts the queue manager: queue, events, timers, server; and ends them in the opposite order.
+import { setTimeout as pause } from "node:timers/promises"
 import type { FastifyBaseLogger } from "fastify"
 import { messageOf } from "../lib/errors.ts"
 import type { Environment } from "./environment.ts"
@@ -6,6 +7,7 @@ import { waitSeconds } from "./eta.ts"
 import { openEventHub } from "./events.ts"
 import { createServer } from "./http/server.ts"
 import { createMetrics } from "./metrics.ts"
+import { openWorkerOutputs } from "./outputs/open-worker-outputs.ts"
 import { openQueue } from "./queue/queue.ts"
 import { openServerless, type Serverless } from "./serverless/open-serverless.ts"
 import { defaultsOf, leaseMs, type Service, statusCache } from "./service.ts"
@@ -55,7 +57,7 @@ export async function startQueueManager(
 	const metrics = createMetrics()
 	hub.onChange(metrics.change)
 	const closing = new AbortController()
-	const base: Omit<Service, "serverless"> = {
+	const base: Omit<Service, "serverless" | "workerOutputs"> = {
 		environment,
 		version,
 		queue,
@@ -75,7 +77,9 @@ export async function startQueueManager(
 		await queue.close()
 		throw error
 	}
-	const service: Service = { ...base, serverless }
+	const { OUTPUTS_PATH: outputsRoot } = environment
+	const workerOutputs = outputsRoot === undefined ? undefined : openWorkerOutputs(base, outputsRoot)
+	const service: Service = { ...base, serverless, workerOutputs }
 
 	const server = await createServer(
 		service,
@@ -109,6 +113,7 @@ export async function startQueueManager(
 	async function end(): Promise<void> {
 		for (const stop of timers) stop()
 		metrics.close()
+		await Promise.race([workerOutputs?.close(), pause(500, undefined, { ref: false })])
 		await hub.close()
 		await queue.close()
 	}
@@ -132,7 +137,7 @@ export async function startQueueManager(
 			clearTimeout(hurry)
 			await end()
 		},
-		stuck: () => serverless?.stuck() ?? 0,
+		stuck: () => (serverless?.stuck() ?? 0) + (workerOutputs?.stuck() ?? 0),
 	}
 }
 

@@ -5,6 +5,7 @@ import { waitSeconds } from "./eta.ts"
 import type { EventHub } from "./events.ts"
 import { type Job, toJob } from "./job.ts"
 import type { Metrics } from "./metrics.ts"
+import type { WorkerOutputs } from "./outputs/open-worker-outputs.ts"
 import type { Found, Queue } from "./queue/queue.ts"
 import type { QueueStatus } from "./queue/status.ts"
 import type { Serverless } from "./serverless/open-serverless.ts"
@@ -18,6 +19,8 @@ export type Service = {
 	log: FastifyBaseLogger
 	/** Only where jobs are handed to endpoints. */
 	serverless: Serverless | undefined
+	/** Only where OUTPUTS_PATH is set: results of workers are delivered, and stored as they come otherwise. */
+	workerOutputs: WorkerOutputs | undefined
 	startedMs: number
 	now(): number
 	/** Ends when the queue manager is about to stop: held requests answer what they know. */

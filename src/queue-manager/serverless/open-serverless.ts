@@ -41,7 +41,10 @@ export function settleTimesOf({ SFS_SETTLE_TIME }: Pick<Environment, "SFS_SETTLE
 }
 
 /** Starts it. @throws {OperatorError} when the environment lacks what it needs */
-export function openServerless(service: Omit<Service, "serverless">, log: Service["log"]): Serverless {
+export function openServerless(
+	service: Omit<Service, "serverless" | "workerOutputs">,
+	log: Service["log"],
+): Serverless {
 	const { environment, queue, metrics, now } = service
 	const { OUTPUTS_PATH: outputsRoot, SFS_OUTPUT_DIR: shareRoot } = environment
 	const configured = configuredEndpoints(environment)
