@@ -31,6 +31,7 @@ export function openWorkerOutputs(
 		...{ files: pool.files, records: queue.deliveries, shareRoot, outputsRoot },
 		clock: { nowMs: now, wait: async (ms: number) => void (await pause(ms)) },
 		randomId: () => randomBytes(8).toString("hex"),
+		onQuarantined: metrics.quarantined,
 	}
 
 	return {

@@ -14,6 +14,8 @@ export type WorkerOutputsOptions = DeliveryOptions & {
 	waitMs?: number
 	/** After which the rest is given up; 45 000, since workers wait a minute for their answer. */
 	mostMs?: number
+	/** A picture carried another job's prompt and was put aside. */
+	onQuarantined?: () => void
 }
 
 export type WorkerDelivery = {
@@ -146,6 +148,7 @@ async function bring(
 	const plan = { directory, prompt: {}, extraData: undefined, nodes: [] }
 	const origin = isOwn ? (prompt: Inspection["prompt"]) => writtenInto(prompt, directory) : unchecked
 	const delivery = await deliverFile(options, { job: job.id, attempt, user: job.user, plan, origin }, file)
+	if (delivery.state === "quarantined") options.onQuarantined?.()
 	if (delivery.state !== "delivered") throw new OperatorError(delivery.because)
 	return delivery.filename
 }
