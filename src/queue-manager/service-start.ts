@@ -9,7 +9,7 @@ import { createServer } from "./http/server.ts"
 import { createMetrics } from "./metrics.ts"
 import { openWorkerOutputs } from "./outputs/open-worker-outputs.ts"
 import { openQueue } from "./queue/queue.ts"
-import { openServerless, type Serverless } from "./serverless/open-serverless.ts"
+import { checkServerless, openServerless } from "./serverless/open-serverless.ts"
 import { defaultsOf, leaseMs, type Service, statusCache } from "./service.ts"
 
 const reapEveryMs = 1000
@@ -37,6 +37,8 @@ export async function startQueueManager(
 	logger: FastifyBaseLogger,
 	now: () => number = Date.now,
 ): Promise<Running> {
+	// Before anything is opened: what is wrong with the environment ends it.
+	if (environment.INFERENCE_MODE === "serverless") checkServerless(environment)
 	const address = {
 		host: environment.REDIS_HOST,
 		port: environment.REDIS_PORT,
@@ -69,14 +71,7 @@ export async function startQueueManager(
 		closing: closing.signal,
 		...cache,
 	}
-	let serverless: Serverless | undefined
-	try {
-		if (environment.INFERENCE_MODE === "serverless") serverless = openServerless(base, logger)
-	} catch (error) {
-		await hub.close()
-		await queue.close()
-		throw error
-	}
+	const serverless = environment.INFERENCE_MODE === "serverless" ? openServerless(base, logger) : undefined
 	const { OUTPUTS_PATH: outputsRoot } = environment
 	const workerOutputs = outputsRoot === undefined ? undefined : openWorkerOutputs(base, outputsRoot)
 	const service: Service = { ...base, serverless, workerOutputs }

@@ -55,8 +55,9 @@ export async function createServerlessWorld(
 		/** Starts a queue manager on the workshop that all of them share. */
 		async manager(
 			more: Record<string, string> = {},
+			bundle?: string,
 		): Promise<{ process: TestQueueManager; ask: Ask; url: string }> {
-			const process = await startQueueManager({
+			const environment = {
 				REDIS_HOST: redis.socket,
 				WORKSHOP: "serverless",
 				INFERENCE_MODE: "serverless",
@@ -68,7 +69,8 @@ export async function createServerlessWorld(
 				SFS_POLL_INTERVAL: "0.3",
 				WORKER_HEARTBEAT_TIMEOUT: "2",
 				...more,
-			})
+			}
+			const process = await startQueueManager(environment, bundle === undefined ? {} : { main: bundle })
 			managers.push(process)
 			return { process, ask: clientOf(process.url), url: process.url }
 		},

@@ -40,21 +40,34 @@ export function settleTimesOf({ SFS_SETTLE_TIME }: Pick<Environment, "SFS_SETTLE
 	}
 }
 
+/** Sees whether the environment has what serverless mode needs. @throws {OperatorError} that shows no address */
+export function checkServerless(environment: Environment): {
+	configured: ReturnType<typeof configuredEndpoints>
+	outputsRoot: string
+} {
+	const configured = configuredEndpoints(environment)
+	const wrong = [...configured].find(([, url]) => !/^https?:\/\//.test(url) || !URL.canParse(url))
+	const { OUTPUTS_PATH: outputsRoot } = environment
+	if (!configured.has(environment.SERVERLESS_ACTIVE) || wrong !== undefined || outputsRoot === undefined) {
+		throw new OperatorError(
+			"INFERENCE_MODE=serverless lacks an address or OUTPUTS_PATH, or an address is none",
+			{
+				exitCode: exitCodes.usage,
+				hint: "set OUTPUTS_PATH, and SERVERLESS_ENDPOINT (or the one that SERVERLESS_ACTIVE names) to https://…",
+			},
+		)
+	}
+	return { configured, outputsRoot }
+}
+
 /** Starts it. @throws {OperatorError} when the environment lacks what it needs */
 export function openServerless(
 	service: Omit<Service, "serverless" | "workerOutputs">,
 	log: Service["log"],
 ): Serverless {
 	const { environment, queue, metrics, now } = service
-	const { OUTPUTS_PATH: outputsRoot, SFS_OUTPUT_DIR: shareRoot } = environment
-	const configured = configuredEndpoints(environment)
-	const wrong = [...configured].find(([, url]) => !/^https?:\/\//.test(url) || !URL.canParse(url))
-	if (!configured.has(environment.SERVERLESS_ACTIVE) || wrong !== undefined || outputsRoot === undefined) {
-		throw new OperatorError("INFERENCE_MODE=serverless lacks an address, or has one that is none", {
-			exitCode: exitCodes.usage,
-			hint: "set OUTPUTS_PATH, and SERVERLESS_ENDPOINT (or the one that SERVERLESS_ACTIVE names) to https://…",
-		})
-	}
+	const { SFS_OUTPUT_DIR: shareRoot } = environment
+	const { configured, outputsRoot } = checkServerless(environment)
 	const slots = environment.SERVERLESS_SLOTS
 	const looking = openFilePool({ name: "the share" })
 	const delivering = openFilePool({ name: "the share or the outputs" })

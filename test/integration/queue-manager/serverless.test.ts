@@ -3,6 +3,7 @@ import { execFileSync } from "node:child_process"
 import { mkdirSync, readdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { expect, test } from "vitest"
+import { buildQueueManager } from "../../../scripts/build.ts"
 import { promptIdOf } from "../../../src/lib/formats/prompt-id.ts"
 import { makePng } from "../../support/comfyui-files.ts"
 import { describeWith } from "../../support/parts.ts"
@@ -228,6 +229,22 @@ describeWith("redis", "serverless", () => {
 		expect((await ask("GET", "/api/endpoint")).body.endpoints[0]).toMatchObject({ blocked: true })
 		expect((await ask("GET", `/api/jobs/${id}`)).body.status).toBe("pending")
 		expect(world.prompts()).toBe(0)
+	})
+
+	test("the bundle does it too, without node_modules", async () => {
+		await using world = await createServerlessWorld()
+		const bundle = join(world.directory, "bundle")
+		await buildQueueManager(bundle)
+		const { ask } = await world.manager({}, join(bundle, "main.js"))
+		await jobWhen(ask, await submitTo(ask, imageWorkflow()), "completed")
+		expect(world.list("user001")).toEqual(["Film_00001_.png"])
+	})
+
+	test("an address that is none ends it at the start, and is not shown", async () => {
+		await using world = await createServerlessWorld()
+		const wrong = world.manager({ SERVERLESS_ENDPOINT: "hunter2@nowhere" })
+		await expect(wrong).rejects.toThrow(/INFERENCE_MODE=serverless lacks an address or OUTPUTS_PATH/)
+		await expect(wrong).rejects.not.toThrow(/hunter2/)
 	})
 
 	test("with a share that hangs for good it still ends within 10 s of being asked to", async () => {
