@@ -1,8 +1,8 @@
 // Serverless mode as it runs: queue managers as processes, a real Redis, ComfyUI stand-ins behind the load balancer's
 // stand-in, a directory as the share. Quiet times are production's.
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs"
+import { mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
-import { join } from "node:path"
+import { basename, join } from "node:path"
 import type { Comfyui, ComfyuiOptions } from "./comfyui.ts"
 import { startComfyui } from "./comfyui.ts"
 import { startLoadBalancer } from "./load-balancer.ts"
@@ -75,7 +75,11 @@ export async function createServerlessWorld(
 			return { process, ask: clientOf(process.url), url: process.url }
 		},
 		list,
-		read: (user: string, name: string) => readFileSync(join(outputs, user, name)),
+		/** Files of a name below the share's own directory. */
+		find: (name: string) =>
+			readdirSync(share, { recursive: true, encoding: "utf8" })
+				.filter((path) => basename(path) === name)
+				.map((path) => join(share, path)),
 		/** How often prompts were handed to ComfyUI. */
 		prompts: () => balancer.seen.filter(({ path, method }) => path === "/prompt" && method === "POST").length,
 		async [Symbol.asyncDispose]() {

@@ -109,12 +109,34 @@ describeWith("redis", "serverless", () => {
 		const id = await submitTo(first.ask, slowWorkflow(2_000))
 		const running = () => world.replicas.map((replica) => replica.runningId())
 		await poll(() => running().includes(promptIdOf(id, 1)), { what: "it runs", deadlineMs: 15_000 })
+		// Until that lies there nobody could know that it was accepted.
+		await poll(() => world.find(".accepted.json").length > 0, { what: "the note of it", deadlineMs: 5_000 })
 		await first.process.kill()
 		const { ask } = await world.manager()
 		const job = await jobWhen(ask, id, "completed")
 		expect(job.result.prompt_id).toBe(promptIdOf(id, 1))
 		expect(world.list("user001")).toEqual(["Slow_00001_.png"])
 		expect(world.prompts()).toBe(1)
+	})
+
+	test("killed while it submits, it begins anew in a directory of its own, and the job ends once", async () => {
+		await using world = await createServerlessWorld()
+		const first = await world.manager()
+		await poll(async () => (await first.ask("GET", "/health")).body.serverless_preflight === "passed", {
+			what: "the preflight passes",
+			deadlineMs: 15_000,
+		})
+		world.balancer.delay(4_000)
+		const before = world.prompts()
+		const id = await submitTo(first.ask, imageWorkflow())
+		await poll(() => world.prompts() > before, { what: "the prompt is on its way", deadlineMs: 10_000 })
+		await first.process.kill()
+		world.balancer.delay(0)
+		const { ask } = await world.manager()
+		const job = await jobWhen(ask, id, "completed")
+		expect(job.result.prompt_id).toBe(promptIdOf(id, 2))
+		expect(world.list("user001")).toEqual(["Film_00001_.png"])
+		expect((await ask("GET", "/queue/status")).body).toMatchObject({ completed_jobs: 1, failed_jobs: 0 })
 	})
 
 	test("stopped while a GPU works, it lets go in time, and the next one goes on at once", async () => {
@@ -165,9 +187,7 @@ describeWith("redis", "serverless", () => {
 		const id = await submitTo(ask, imageWorkflow())
 		const { result } = await jobWhen(ask, id, "completed")
 		const events = await openEvents(url)
-		const [path = ""] = execFileSync("find", [join(world.share, "cq"), "-name", "9~Film_00001_.png"], {
-			encoding: "utf8",
-		}).split("\n")
+		const [path = ""] = world.find("9~Film_00001_.png")
 		const prefix = `${path.slice(world.share.length + 1).replace(/_00001_\.png$/, "")}`
 		const prompt = { "9": { class_type: "SaveImage", inputs: { filename_prefix: prefix } } }
 		writeFileSync(join(path, "../9~Film_00002_.png"), makePng("late", { prompt }))
