@@ -13,6 +13,7 @@ type Result = {
 	rounds?: number
 	machine?: string
 	node?: string
+	filesOn?: string
 	loadAverage?: number
 	tools?: Record<string, string>
 	notes?: string[]
@@ -48,10 +49,11 @@ for (const goal of goals) {
 	}
 	const tools = Object.values(result.tools ?? {}).join("; ")
 	const load = result.loadAverage === undefined ? "" : `, load average ${result.loadAverage}`
+	const filesOn = result.filesOn === undefined ? "" : `, files on ${result.filesOn}`
 	const rounds = result.rounds === undefined ? "" : `, median of ${result.rounds}`
 	const notes = (result.notes ?? []).map((note) => ` ${note}`).join("")
 	facts.push(
-		`- ${goal}: Node ${result.node ?? "?"}, ${result.machine ?? "?"}${load}${rounds}. ${tools}${notes}`.trimEnd(),
+		`- ${goal}: Node ${result.node ?? "?"}, ${result.machine ?? "?"}${filesOn}${load}${rounds}. ${tools}${notes}`.trimEnd(),
 	)
 }
 const text = readFileSync(file, "utf8")
