@@ -10,12 +10,12 @@ export default defineConfig({
 			project("unit", 10_000),
 			project("integration", 60_000),
 			project("contract", 60_000),
-			project("e2e", 600_000),
+			project("e2e", 600_000, { globalSetup: "test/support/build-release.ts" }),
 		],
 	},
 })
 
-function project(name: string, timeoutMs: number) {
+function project(name: string, timeoutMs: number, more: { globalSetup?: string } = {}) {
 	return {
 		extends: true as const,
 		test: {
@@ -24,6 +24,7 @@ function project(name: string, timeoutMs: number) {
 			// A million inputs of a property take as long as they take: see test/support/properties.ts.
 			testTimeout: process.env["COMFYUME_TEST_INPUTS"] === undefined ? timeoutMs : 0,
 			hookTimeout: timeoutMs,
+			...more,
 		},
 	}
 }

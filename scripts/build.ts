@@ -20,6 +20,7 @@ if (import.meta.main) {
 	await buildCli(`${root}dist/cli`)
 	await buildQueueManager(`${root}dist/queue-manager`)
 	await buildWorkerAgent(`${root}dist/worker-agent`)
+	await buildAuthGate(`${root}dist/auth-gate`)
 }
 
 /** Bundles the CLI into a directory, which is made anew. */
@@ -64,7 +65,15 @@ export async function buildWorkerAgent(outdir: string): Promise<void> {
 	await writeFile(`${outdir}/state/.keep`, "")
 }
 
-async function buildService(name: "queue-manager" | "worker-agent", outdir: string): Promise<void> {
+/** Bundles the auth gate into one file of a directory, which is made anew. */
+export async function buildAuthGate(outdir: string): Promise<void> {
+	await buildService("auth-gate", outdir)
+}
+
+async function buildService(
+	name: "queue-manager" | "worker-agent" | "auth-gate",
+	outdir: string,
+): Promise<void> {
 	await rm(outdir, { recursive: true, force: true })
 	const { version } = JSON.parse(await readFile(`${root}package.json`, "utf8")) as { version: string }
 	const { metafile } = await build({

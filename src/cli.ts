@@ -25,6 +25,14 @@ const commands: Readonly<
 		summary: "check, measure and export the manifest of models",
 		load: () => import("./commands/manifest.ts"),
 	},
+	"generate-users": {
+		summary: "write users, passwords, compose and nginx files of the stack",
+		load: () => import("./commands/generate-users.ts"),
+	},
+	env: {
+		summary: "check and write the stack's env file",
+		load: () => import("./commands/env.ts"),
+	},
 	config: {
 		summary: "check and show the configuration",
 		load: () => import("./commands/config.ts"),

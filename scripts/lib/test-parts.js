@@ -1,6 +1,18 @@
 // The parts of the test world: which Debian packages each takes, and whether this machine can have it.
 import { spawnSync } from "node:child_process"
-import { ensureAptPackages } from "../setup.js"
+import {
+	cpSync,
+	existsSync,
+	mkdirSync,
+	mkdtempSync,
+	readdirSync,
+	renameSync,
+	rmSync,
+	writeFileSync,
+} from "node:fs"
+import { homedir, tmpdir } from "node:os"
+import { dirname, join } from "node:path"
+import { ensureAptPackages, isInstalled } from "../setup.js"
 
 // A part is there when all of its programs are. The names of the parts are those of test/support/parts.ts.
 const packages = [
@@ -11,6 +23,9 @@ const packages = [
 	{ package: "tar", program: "tar", part: "archives", for: "archives" },
 	{ package: "age", program: "age", part: "age", for: "encrypted archives" },
 	{ package: "keyutils", program: "keyctl", part: "keyring", for: "secrets in the kernel's keyring" },
+	{ package: "nginx", program: "nginx", part: "nginx", for: "the workshop's front door" },
+	{ package: "apache2-utils", program: "htpasswd", part: "nginx", for: "a second opinion of password files" },
+	{ package: "openssl", program: "openssl", part: "nginx", for: "throw-away certificates" },
 	{ package: "redis-server", program: "redis-server", part: "redis", for: "the queue" },
 	{ package: "debootstrap", program: "debootstrap", part: "instances", for: "the base of fresh instances" },
 	{ package: "systemd-container", program: "systemd-nspawn", part: "instances", for: "fresh instances" },
@@ -30,7 +45,52 @@ export function ensureTestParts() {
 		missing[part] ??= `${name} is not installed: ${because}`
 	}
 	const instances = missing.instances ?? whyNoInstances()
-	return instances === undefined ? missing : { ...missing, instances }
+	if (instances !== undefined) missing.instances = instances
+	const compose = whyNoCompose()
+	if (compose !== undefined) missing.compose = compose
+	return missing
+}
+
+// Where the tests look for compose v2 (test/support/parts.ts): Debian 12 has none, and `config` needs no Docker.
+const composeProgram = join(
+	process.env.COMFYUME_TEST_CACHE ?? join(homedir(), ".cache", "comfyume-test"),
+	"compose/docker-compose",
+)
+
+// Debian 13's package, checked by Debian's own key, and unpacked beside the system instead of into it.
+function whyNoCompose() {
+	const program = composeProgram
+	if (existsSync(program)) return undefined
+	if (!isInstalled("apt-get") || !isInstalled("dpkg")) return "this machine has no apt"
+	const root = mkdtempSync(join(tmpdir(), "comfyume-compose-"))
+	try {
+		for (const part of ["lists/partial", "archives/partial"]) mkdirSync(join(root, part), { recursive: true })
+		const keys = "/usr/share/keyrings/debian-archive-keyring.gpg"
+		const list = `deb [signed-by=${keys}] http://deb.debian.org/debian trixie main\n`
+		writeFileSync(join(root, "sources.list"), list)
+		const options = [
+			`Dir::State::Lists=${root}/lists`,
+			"Dir::State::status=/dev/null",
+			`Dir::Cache=${root}`,
+			`Dir::Etc::sourcelist=${root}/sources.list`,
+			"Dir::Etc::sourceparts=-",
+			"APT::Sandbox::User=",
+		].flatMap((option) => ["-o", option])
+		const run = (name, ...args) => spawnSync(name, args, { cwd: root, stdio: "ignore" }).status === 0
+		console.error("fetching compose v2 from Debian 13")
+		const fetched =
+			run("apt-get", ...options, "update") && run("apt-get", ...options, "download", "docker-compose")
+		const archive = fetched ? readdirSync(root).find((name) => name.endsWith(".deb")) : undefined
+		if (archive === undefined || !run("dpkg", "-x", archive, "unpacked"))
+			return "compose v2 could not be fetched from Debian 13"
+		mkdirSync(dirname(program), { recursive: true })
+		const partial = `${program}.${process.pid}.partial`
+		cpSync(join(root, "unpacked/usr/libexec/docker/cli-plugins/docker-compose"), partial)
+		renameSync(partial, program)
+		return undefined
+	} finally {
+		rmSync(root, { recursive: true, force: true })
+	}
 }
 
 function whyNoInstances() {

@@ -8,7 +8,7 @@ import { backupArchive } from "../lib/steps/backup-archive.ts"
 import { backupModels } from "../lib/steps/backup-models.ts"
 import { backupCheckout } from "../lib/steps/checkout.ts"
 import type { StepContext } from "../lib/steps/context.ts"
-import { spokenWords } from "../lib/steps/heal-options.ts"
+import { parseRate, spokenWords, wordsOfLimit } from "../lib/steps/heal-options.ts"
 import { manifestIn, modelManifest, namedManifest } from "../lib/steps/models.ts"
 import { type CommonOptions, commonOptions, names, runCommand } from "../lib/steps/run-command.ts"
 import { exitStatusHelp } from "../lib/ui/help.ts"
@@ -21,6 +21,8 @@ type BackupOptions = CommonOptions & {
 	/** The text of the manifest that was named. */
 	manifestText?: string
 	deep?: boolean
+	/** Bytes per second. */
+	limit?: number
 }
 
 export function create(run: CommandRun): Command {
@@ -39,6 +41,11 @@ export function create(run: CommandRun): Command {
 		.addOption(new Option("--skip <artifacts>", "all but these").argParser(names).default([], "none"))
 		.option("--manifest <file>", "what is known of the models (else the manifest that comes with comfyume)")
 		.option("--deep", "also read the models that the bucket has already, and compare their sha256")
+		.addOption(
+			new Option("--limit <rate>", "send models at no more than this per second, as in 20MiB").argParser(
+				parseRate,
+			),
+		)
 		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 5, 6, 7, 8, 129, 130, 143]))
 		.action((options: BackupOptions) =>
 			runCommand(run, {
@@ -55,25 +62,35 @@ export function create(run: CommandRun): Command {
 const listOption = (flag: string, values: readonly string[]) =>
 	values.length === 0 ? [] : [flag, values.join(",")]
 
-const argvOf = ({ only, skip, manifest, deep }: Omit<BackupOptions, keyof CommonOptions> & CommonOptions) => [
+const argvOf = ({
+	only,
+	skip,
+	manifest,
+	deep,
+	limit,
+}: Omit<BackupOptions, keyof CommonOptions> & CommonOptions) => [
 	...listOption("--only", only),
 	...listOption("--skip", skip),
 	...(manifest === undefined ? [] : ["--manifest", manifest]),
 	...(deep === true ? ["--deep"] : []),
+	...wordsOfLimit(limit),
 ]
 
 /** One step per artifact and one per model, independent of each other. */
 export async function planBackup(
 	context: StepContext,
 	packageRoot: string,
-	options: Pick<BackupOptions, "only" | "skip" | "manifest" | "manifestText" | "deep">,
+	options: Pick<BackupOptions, "only" | "skip" | "manifest" | "manifestText" | "deep" | "limit">,
 ): Promise<Plan> {
 	const { environment, hostConfiguration, place, sources, summary } = context
 	const { selected: artifacts } = await artifactsOf(context, packageRoot, options)
 	const destinations = sources.filter(({ name }) => name !== "local")
 	const again = ["comfyume backup", context.spoken, spokenWords(argvOf(options))].join(" ").trimEnd()
 	const models = artifacts.some(({ kind }) => kind === "models")
-		? await backupModels(context, await modelManifest(packageRoot, options), { deep: options.deep === true })
+		? await backupModels(context, await modelManifest(packageRoot, options), {
+				deep: options.deep === true,
+				...(options.limit === undefined ? {} : { limitBytesPerSecond: options.limit }),
+			})
 		: undefined
 	const stepsOf = (artifact: Artifact): readonly Step[] => {
 		if (artifact.kind === "models") return models?.steps ?? []

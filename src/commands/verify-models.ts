@@ -1,8 +1,10 @@
 // comfyume verify-models: which models are there, whole, and what they should be; with --heal those that are not are put
 // right. Without it, it only reads.
-import { isAbsolute } from "node:path"
+import { isAbsolute, resolve } from "node:path"
 import { Command, Option } from "commander"
 import { exitCodes, OperatorError } from "../lib/errors.ts"
+import { readWorkflows } from "../lib/models/needs.ts"
+import { type NeedsFiles, parseNeedsFiles, readModelPaths } from "../lib/models/needs-report.ts"
 import { manifestOf, readManifestText } from "../lib/models/read-manifest.ts"
 import { parseScrub, type Scrub } from "../lib/models/scrub.ts"
 import { type Level, levels } from "../lib/models/verify.ts"
@@ -32,7 +34,8 @@ const moreHelp = `
 Without --models it looks where the environment has its models: on the share and in R2, held
 against each other, and inside of the frontends that run (docker).
 
---workflows holds workflows against the manifest, with --models also against what is right there.
+--workflows holds workflows against the manifest alone, as CI does; with --models or --env also
+against what is right there.
 
 Levels, each with all before it:
   exists     it is there and not empty; nothing is read
@@ -104,20 +107,20 @@ async function verify(run: CommandRun, options: VerifyModelsOptions): Promise<vo
 		...{ level, deep, containers },
 		...(scrub && { scrub }),
 		...(from && { from }),
+		...(options.manifest !== undefined && { manifest: options.manifest }),
 	}
 	if (options.heal === true) return heal(run, options, request)
 	const only = ["dryRun", "yes", "fromOrigin", "tempDir", "limit"] as const
 	if (only.some((name) => options[name] !== undefined))
 		throw misuse("--dry-run, --yes, --from-origin, --temp-dir and --limit are for --heal", "add --heal")
 	const { surroundings } = run
-	if (models !== undefined || options.workflows !== undefined || options.modelPaths !== undefined) {
-		if (options.env !== undefined || from !== undefined || containers.length > 0)
-			throw misuse(
-				"--models, --workflows and --model-paths look at this machine alone",
-				"leave them out, or --env, --from and --container",
-			)
+	const ofEnvironment = options.env !== undefined || from !== undefined || containers.length > 0
+	if (models !== undefined && ofEnvironment)
+		throw misuse("--models looks at this machine alone", "leave it out, or --env, --from and --container")
+	// In CI there are no models and no environment: workflows are held against the manifest alone.
+	const ofManifest = options.workflows !== undefined || options.modelPaths !== undefined
+	if (models !== undefined || (ofManifest && !ofEnvironment))
 		return verifyDirectory(run, { ...options, request })
-	}
 	const { from: _, ...common } = options
 	return runCommand(run, {
 		command: "verify-models",
@@ -125,9 +128,17 @@ async function verify(run: CommandRun, options: VerifyModelsOptions): Promise<vo
 		argv: argvOf(request),
 		checksOnly: true,
 		modelsOnly: true,
-		files: () => manifestFile(surroundings, options.manifest),
+		files: async () => ({
+			...(await manifestFile(surroundings, options.manifest)),
+			needs: JSON.stringify(await readNeeds(surroundings, options)),
+		}),
 		plan: (context, { files }) =>
-			verifyModelsPlan(context, manifestOf(files["manifest"] ?? "", "the manifest"), request),
+			verifyModelsPlan(
+				context,
+				manifestOf(files["manifest"] ?? "", "the manifest"),
+				request,
+				parseNeedsFiles(files["needs"] ?? "{}"),
+			),
 	})
 }
 
@@ -139,6 +150,21 @@ async function manifestFile(
 	const { file, text } = await readManifestText(surroundings, named)
 	manifestOf(text, file, named)
 	return { manifest: text }
+}
+
+async function readNeeds(
+	{ workingDirectory, signal }: CommandRun["surroundings"],
+	{ workflows, modelPaths, modelsSeenAt }: VerifyModelsOptions,
+): Promise<NeedsFiles> {
+	const directory = workflows === undefined ? undefined : resolve(workingDirectory, workflows)
+	return {
+		...(directory !== undefined && {
+			workflows: { directory, texts: await readWorkflows(directory, signal) },
+		}),
+		...(modelPaths !== undefined && {
+			modelPaths: await readModelPaths(workingDirectory, modelPaths, modelsSeenAt),
+		}),
+	}
 }
 
 /** Verify, put right, verify again. */
@@ -185,10 +211,11 @@ function heal(run: CommandRun, options: VerifyModelsOptions, request: ModelsRequ
 const misuse = (message: string, hint: string) =>
 	new OperatorError(message, { exitCode: exitCodes.usage, hint })
 
-const argvOf = ({ level, deep, scrub, from, containers }: ModelsRequest): string[] => [
+const argvOf = ({ level, deep, scrub, from, containers, manifest }: ModelsRequest): string[] => [
 	...["--level", level],
 	...(deep ? ["--deep"] : []),
 	...(scrub === undefined ? [] : ["--scrub", `${scrub.part}/${scrub.parts}`]),
 	...(from === undefined ? [] : ["--from", from]),
+	...(manifest === undefined ? [] : ["--manifest", manifest]),
 	...(containers.length === 0 ? [] : ["--container", containers.join(",")]),
 ]

@@ -3,7 +3,6 @@ import { join } from "node:path"
 import { afterAll, beforeAll, expect, test } from "vitest"
 import type { Instance } from "../support/instance/instance.ts"
 import { describeWith } from "../support/parts.ts"
-import { run } from "../support/run.ts"
 import { damageAll, type Identity, inventoryOf, openWorkshop, type Workshop } from "../support/workshop.ts"
 
 // One story: a server is backed up by its own comfyume, destroyed, and restored over SSH from an operator's laptop.
@@ -15,7 +14,6 @@ describeWith("instances", "a server is backed up, lost and restored", () => {
 	let commit: string
 
 	beforeAll(async () => {
-		await run(process.execPath, ["scripts/release.ts"], { timeoutMs: 120_000 })
 		workshop = await openWorkshop()
 		const first = await workshop.freshInstance("first")
 		identity = await workshop.makeServer(first)

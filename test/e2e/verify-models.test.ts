@@ -5,7 +5,6 @@ import type { Instance } from "../support/instance/instance.ts"
 import { makeModel } from "../support/model-maker.ts"
 import { type ModelPlaces, openModelPlaces } from "../support/model-places.ts"
 import { describeWith } from "../support/parts.ts"
-import { run } from "../support/run.ts"
 import { openWorkshop, type Workshop } from "../support/workshop.ts"
 
 // The models of a server are looked at from a laptop: the bytes stay where they are, only what was found comes back.
@@ -19,7 +18,6 @@ describeWith("instances", "models are verified over SSH", () => {
 	}
 
 	beforeAll(async () => {
-		await run(process.execPath, ["scripts/release.ts"], { timeoutMs: 120_000 })
 		workshop = await openWorkshop()
 		places = await openModelPlaces(
 			workshop.share,

@@ -186,7 +186,7 @@ export async function createModelWorld({ large = false } = {}) {
 					),
 				options,
 			),
-		backup: (options: { deep?: boolean; dryRun?: boolean } = {}) =>
+		backup: (options: { deep?: boolean; dryRun?: boolean; signal?: AbortSignal } = {}) =>
 			run(
 				(context) =>
 					planBackup(context, packageRoot, {

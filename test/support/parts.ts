@@ -1,8 +1,10 @@
 // Which parts of the test world this machine has. `npm test` finds out and says so in the environment.
+import { homedir } from "node:os"
+import { join } from "node:path"
 import { describe } from "vitest"
 
 /** Parts that can be missing where Debian packages can't be installed or the tests don't run as root. */
-type Part = "redis" | "instances" | "sshd" | "git" | "age" | "keyring"
+type Part = "redis" | "instances" | "sshd" | "git" | "age" | "keyring" | "nginx" | "compose"
 
 /**
  * A group of tests that needs a part of the test world. Where it is missing, the group is skipped in the open, with
@@ -13,6 +15,13 @@ export function describeWith(part: Part, name: string, tests: () => void): void 
 	if (missing === undefined) describe(name, tests)
 	else describe.skip(`${name} (not here: ${missing})`, tests)
 }
+
+/** Where `npm test` puts compose v2 (scripts/lib/test-parts.js). */
+export const composeProgram = (): string =>
+	join(
+		process.env["COMFYUME_TEST_CACHE"] ?? join(homedir(), ".cache", "comfyume-test"),
+		"compose/docker-compose",
+	)
 
 function missingParts(): Partial<Record<Part, string>> {
 	return JSON.parse(process.env.COMFYUME_TEST_MISSING ?? "{}") as Partial<Record<Part, string>>

@@ -24,7 +24,7 @@ const rows = [
 	["ui"],
 	["formats"],
 ] as const
-const services = ["queue-manager", "worker-agent", "admin"] as const
+const services = ["queue-manager", "worker-agent", "admin", "auth-gate"] as const
 const foldersOfLib = rows.flat()
 
 // Where each dependency may be imported; everywhere else in src it is refused.

@@ -130,6 +130,68 @@ const repositorySchema = z.strictObject({
 	commit: commit.optional().describe("Pins the checkout to one commit."),
 })
 
+const port = z.int().min(1).max(65_535)
+
+const stackSchema = z.strictObject({
+	directory: absolutePath
+		.default("/etc/comfyume/stack")
+		.describe("Where generate-users renders to. Holds secrets: outside of git."),
+	users: z.int().min(1).max(500).default(20).describe("How many users a new roster begins with."),
+	adminName: text(/^(?!user\d)[a-z][a-z0-9_-]{0,31}$/, "is not a name for the admin", "as in admin").default(
+		"admin",
+	),
+	nginx: z
+		.enum(["container", "host"])
+		.default("container")
+		.describe(
+			"host: the machine's own nginx takes ports 80 and 443; the stack's services listen on 127.0.0.1.",
+		),
+	inferenceMode: z.enum(["local", "redis", "serverless"]).default("redis"),
+	vpnAddress: tailscaleAddress
+		.optional()
+		.describe(
+			"With GPU workers elsewhere: the app server's Tailscale address, where Redis and queue manager listen.",
+		),
+	paths: z
+		.strictObject({
+			models: absolutePath.default("/mnt/sfs/models"),
+			outputs: absolutePath.default("/mnt/scratch/outputs"),
+			inputs: absolutePath.default("/mnt/scratch/inputs"),
+			workflows: absolutePath.default("/home/dev/comfyume-v1/data/workflows"),
+			certificates: absolutePath
+				.default("/etc/comfyume/certificates")
+				.describe("Holds cert.pem and key.pem."),
+			acme: absolutePath.default("/var/www/certbot").describe("The webroot of ACME challenges."),
+		})
+		.prefault({}),
+	ports: z
+		.strictObject({
+			http: port.default(80),
+			https: port.default(443),
+			firstUser: z
+				.int()
+				.min(1024)
+				.max(65_000)
+				.default(8188)
+				.describe("user001's; only with nginx: host, on 127.0.0.1."),
+		})
+		.prefault({}),
+	network: text(
+		/^(10|172|192)\.(\d{1,2}|1\d\d|2[0-4]\d|25[0-5])\.(0|32|64|96|128|160|192|224)\.0\/19$/,
+		"is not a network of /19",
+		"as in 10.213.0.0/19",
+	)
+		.default("10.213.0.0/19")
+		.describe("Each user's own network is cut out of it, 16 addresses each."),
+	maxBodyMegabytes: z.int().min(1).max(1_000_000).default(10_000),
+	apiTimeoutSeconds: z.int().min(10).max(3600).default(600),
+	hstsSeconds: z
+		.int()
+		.min(0)
+		.default(31_536_000)
+		.describe("0 while the certificate is self-signed: browsers then offer no way past it."),
+})
+
 const environmentSchema = z.strictObject({
 	domain,
 	hosts: z.array(hostSchema).min(1, `has no host${fixMark}add one with name, role and address`),
@@ -144,6 +206,7 @@ const environmentSchema = z.strictObject({
 	objectStore: objectStoreSchema.optional(),
 	git: z.strictObject({ project: repositorySchema, scripts: repositorySchema }),
 	user: userName.default("dev").describe("The platform's own user on the host."),
+	stack: stackSchema.optional().describe("What generate-users and env render the compose project from."),
 	directories: z
 		.strictObject({
 			local: absolutePath.default("/root/comfyume-backups").describe("Where restore looks first."),
@@ -214,6 +277,9 @@ type ObjectStoreConfiguration = {
 
 type RepositoryConfiguration = { remote: string; branch: string; path: string; commit?: string }
 
+/** With every default filled in. */
+export type StackConfiguration = z.output<typeof stackSchema>
+
 export type Environment = {
 	name: string
 	domain: string
@@ -224,11 +290,15 @@ export type Environment = {
 	git: { project: RepositoryConfiguration; scripts: RepositoryConfiguration }
 	/** The platform's own user on the host. */
 	user: string
+	stack?: StackConfiguration | undefined
 	directories: { local: string }
 	allowStandIns: boolean
 	allowPlainHttp: boolean
 	restore: { refuseOlderThanHours: number }
 }
+
+/** An environment's stack; all defaults where the file says nothing of it. */
+export const stackOf = ({ stack }: Environment): StackConfiguration => stack ?? stackSchema.parse({})
 
 export type Configuration = {
 	version: 1

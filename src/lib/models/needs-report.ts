@@ -1,153 +1,156 @@
-// What is said of workflows and of extra_model_paths.yaml: read, compared, printed. Each gives whether all is right.
+// What is to be said of workflows and of an extra_model_paths.yaml, whoever says it: a plan's step or a command of this
+// machine.
 import { readFile } from "node:fs/promises"
 import { dirname, resolve } from "node:path"
+import { z } from "zod"
 import { exitCodes, OperatorError, systemError } from "../errors.ts"
-import { printable } from "../ui/format.ts"
-import type { Surroundings } from "../ui/surroundings.ts"
+import { parseWorkflow } from "../formats/workflow.ts"
+import type { ModelPathsFacts, WorkflowFacts } from "../plan/events.ts"
 import type { ModelEntry } from "./manifest.ts"
 import { parseModelPaths, unreachable } from "./model-paths.ts"
-import {
-	compareNeeds,
-	listingNotes,
-	type Need,
-	providersOf,
-	readWorkflows,
-	type WorkflowNeeds,
-} from "./needs.ts"
+import { compareNeeds, listingNotes, providersOf, type WorkflowNeeds, type WorkflowText } from "./needs.ts"
 import type { Verdict } from "./verify.ts"
 
-/** Raised when a line of `--json` changes in a way that a reader of the older ones can't take. */
-const lineVersion = 1
-
-export type ReportOptions = {
-	models: readonly ModelEntry[] | undefined
-	json: boolean
+/** What is said, and whether all is right. `text` is the sum in a sentence. */
+export type Said<Facts> = {
+	facts: readonly Facts[]
+	notes: readonly string[]
+	right: boolean
+	text: string
+	hint?: string
 }
 
 /**
- * Says of each workflow below a directory whether its models are there, and of those that aren't where they can be had.
- * @param named the directory, relative to the working directory
- * @param verdicts where the disk was looked at: then models must be right there too
- * @returns whether every workflow can run; false where there is none
- * @throws {OperatorError} (2) when there is no such directory
+ * Says of each workflow whether its models are there, and of those that aren't where they can be had.
+ * @param directory where they were read, for the words
+ * @param verdicts where models were looked at: then they must be right there too
+ * @returns not right where there is no workflow at all
  */
-export async function reportWorkflows(
-	{ terminal, signal, workingDirectory }: Surroundings,
-	named: string,
-	{ models, verdicts, json }: ReportOptions & { verdicts: readonly Verdict[] | undefined },
-): Promise<boolean> {
-	const directory = resolve(workingDirectory, named)
-	const files = await readWorkflows(directory, signal)
+export function judgeWorkflows(
+	texts: readonly WorkflowText[],
+	{
+		directory,
+		models,
+		verdicts,
+	}: {
+		directory: string
+		models: readonly ModelEntry[] | undefined
+		verdicts: readonly Verdict[] | undefined
+	},
+): Said<WorkflowFacts> {
+	const files = texts.map((file) => ({
+		path: file.path,
+		finding:
+			file.text === undefined
+				? { state: "broken" as const, because: file.because ?? "it can't be read" }
+				: parseWorkflow(file.text),
+	}))
 	const all = compareNeeds(files, providersOf(models, verdicts))
-	if (json) for (const needs of all) terminal.out(`${JSON.stringify(lineOf(needs))}\n`)
-	else for (const line of all.flatMap(linesFor)) terminal.out(`${line}\n`)
-
-	for (const { path, finding } of files)
-		if (finding.state === "none") terminal.talk(`note: ${printable(path)}: ${finding.because}\n`)
-	for (const note of listingNotes(all, models ?? [])) terminal.talk(`note: ${printable(note)}\n`)
-	const failed = all.filter(({ runs }) => !runs)
+	const notes = [
+		...files.flatMap(({ path, finding }) =>
+			finding.state === "none" ? [`${path}: ${finding.because}`] : [],
+		),
+		...listingNotes(all, models ?? []),
+	]
+	const facts = all.map(factsOf)
 	if (all.length === 0)
-		terminal.talk(
-			`there is no workflow below ${directory}\n  next: ls ${directory}; name it with --workflows\n`,
-		)
-	else if (failed.length === 0)
-		terminal.talk(
-			`${all.length === 1 ? "the workflow has" : `all ${all.length} workflows have`} their models\n`,
-		)
-	else
-		terminal.talk(
-			`${failed.length} of ${all.length} workflows can't run: ${failed.map(({ workflow }) => printable(workflow)).join(", ")}\n`,
-		)
-	return all.length > 0 && failed.length === 0
+		return {
+			...{ facts, notes, right: false, text: `there is no workflow below ${directory}` },
+			hint: `ls ${directory}; name it with --workflows`,
+		}
+	const failed = all.filter(({ runs }) => !runs)
+	const text =
+		failed.length > 0
+			? `${failed.length} of ${all.length} workflows can't run: ${failed.map(({ workflow }) => workflow).join(", ")}`
+			: all.length === 1
+				? "the workflow has its models"
+				: `all ${all.length} workflows have their models`
+	return { facts, notes, right: failed.length === 0, text }
 }
 
-const lineOf = ({ workflow, runs, broken, needs }: WorkflowNeeds) => ({
-	version: lineVersion,
-	kind: "workflow",
+const factsOf = ({ workflow, runs, broken, needs }: WorkflowNeeds): WorkflowFacts => ({
 	path: workflow,
-	status: statusOf({ runs, broken }),
+	status: broken !== undefined ? "broken" : runs ? "ok" : "incomplete",
 	...(broken !== undefined && { because: broken }),
 	right: runs,
 	models: needs,
 })
 
-const statusOf = ({ runs, broken }: { runs: boolean; broken: string | undefined }) =>
-	broken !== undefined ? "broken" : runs ? "ok" : "incomplete"
+/** An extra_model_paths.yaml as it was read, with what is needed to judge it anywhere. */
+const modelPathsFileSchema = z.strictObject({
+	/** As the operator named it. */
+	named: z.string(),
+	text: z.string(),
+	/** What relative paths in it are relative to. */
+	fileDirectory: z.string(),
+	/** Where ComfyUI sees the models; without it directories are compared by their names. */
+	modelsDirectory: z.string().optional(),
+})
 
-/** Lines that are not wrapped: paths and addresses in them are there to be copied. */
-function linesFor({ workflow, runs, broken, needs }: WorkflowNeeds): string[] {
-	const required = needs.filter(({ optional }) => !optional)
-	const absent = needs.filter(({ because }) => because !== undefined)
-	const count = required.filter(({ because }) => because !== undefined).length
-	const models = required.length === 1 ? "1 model" : `${required.length} models`
-	const said = broken ?? (runs ? `needs ${models}` : `lacks ${count} of ${models}`)
-	return [`${statusOf({ runs, broken })} ${workflow}: ${said}`, ...absent.flatMap(linesForAbsent)].map(
-		(line) => line.slice(0, line.search(/\S/)) + printable(line),
-	)
-}
-
-/** A model that a workflow doesn't have, why, which node asks for it, and where it can be had. */
-function linesForAbsent({
-	directory,
-	name,
-	nodes,
-	because,
-	optional,
-	url,
-	repository,
-	gated,
-}: Need): string[] {
-	const [node] = nodes
-	const more = nodes.length > 1 ? ` and ${nodes.length - 1} more` : ""
-	const from = url ?? (repository === undefined ? undefined : `https://huggingface.co/${repository}`)
-	return [
-		`  ${directory === undefined ? "" : `${directory}/`}${name}: ${because}`,
-		`    for the node ${node?.id} ${node?.type}${more}${optional ? ", which doesn't run" : ""}`,
-		from === undefined ? "    where to get it isn't known" : `    get it from ${from}${gatedSays(gated)}`,
-	]
-}
-
-const gatedSays = (gated: boolean | undefined) =>
-	gated === true ? " (gated: its licence must be accepted, and a token is needed)" : ""
+export type ModelPathsFile = z.infer<typeof modelPathsFileSchema>
 
 /**
- * Says what is wrong with an extra_model_paths.yaml, and with a manifest which directories of models it leaves out.
- * @param named the file, relative to the working directory
- * @param modelsDirectory where ComfyUI sees the models; without it directories are compared by their names
- * @returns whether nothing but warnings was said
+ * @param named relative to the working directory
  * @throws {OperatorError} (2) when it can't be read
  */
-export async function reportModelPaths(
-	{ terminal, workingDirectory }: Surroundings,
+export async function readModelPaths(
+	workingDirectory: string,
 	named: string,
-	{ models = [], modelsDirectory, json }: ReportOptions & { modelsDirectory: string | undefined },
-): Promise<boolean> {
+	modelsDirectory: string | undefined,
+): Promise<ModelPathsFile> {
 	const file = resolve(workingDirectory, named)
 	const text = await readFile(file, "utf8").catch((error) => {
 		const { message } = systemError(error, `reading ${file}`)
 		throw new OperatorError(message, { exitCode: exitCodes.usage, cause: error })
 	})
-	const { searchPaths, problems } = parseModelPaths(text, { fileDirectory: dirname(file) })
+	return {
+		named,
+		text,
+		fileDirectory: dirname(file),
+		...(modelsDirectory !== undefined && { modelsDirectory }),
+	}
+}
+
+/** Says what is wrong with it, and with a manifest which directories of models it leaves out. */
+export function judgeModelPaths(
+	{ named, text, fileDirectory, modelsDirectory }: ModelPathsFile,
+	models: readonly ModelEntry[] = [],
+): Said<ModelPathsFacts> {
+	const { searchPaths, problems } = parseModelPaths(text, { fileDirectory })
 	const needed = models.filter(({ optional }) => optional !== true).map(({ path }) => path)
 	const hidden = unreachable(needed, searchPaths, modelsDirectory).map(
 		({ directory, models: count, because }) => ({
-			line: undefined,
 			severity: "error" as const,
 			message: `ComfyUI finds none of the ${count} models in ${directory}: ${because}`,
 		}),
 	)
-	const all = [...problems, ...hidden]
-	for (const { line, severity, message } of all)
-		terminal.out(
-			json
-				? `${JSON.stringify({ version: lineVersion, kind: "model-paths", path: named, line, severity, message })}\n`
-				: `${named}${line === undefined ? "" : `:${line}`} ${severity}: ${printable(message)}\n`,
-		)
-	const errors = all.filter(({ severity }) => severity === "error").length
-	terminal.talk(
-		errors > 0
-			? `${named}: ${errors === 1 ? "1 error" : `${errors} errors`}\n`
-			: `${named}: ${searchPaths.length} directories, each under a key that ComfyUI knows\n`,
-	)
-	return errors === 0
+	const facts = [...problems, ...hidden].map((problem) => ({ path: named, ...problem }))
+	const errors = facts.filter(({ severity }) => severity === "error").length
+	return {
+		facts,
+		notes: [],
+		right: errors === 0,
+		text:
+			errors > 0
+				? `${named}: ${errors === 1 ? "1 error" : `${errors} errors`}`
+				: `${named}: ${searchPaths.length} directories, each under a key that ComfyUI knows`,
+	}
 }
+
+const sentSchema = z.strictObject({
+	workflows: z
+		.strictObject({
+			directory: z.string(),
+			texts: z.array(
+				z.strictObject({ path: z.string(), text: z.string().optional(), because: z.string().optional() }),
+			),
+		})
+		.optional(),
+	modelPaths: modelPathsFileSchema.optional(),
+})
+
+/** What the operator has at hand and a host elsewhere doesn't: both may be absent. */
+export type NeedsFiles = z.infer<typeof sentSchema>
+
+/** From the text that `JSON.stringify` made of it. */
+export const parseNeedsFiles = (json: string): NeedsFiles => sentSchema.parse(JSON.parse(json))

@@ -2,16 +2,20 @@
 import { readFile, stat } from "node:fs/promises"
 import { join } from "node:path"
 import { codeOf, exitCodes, messageOf, OperatorError, systemError } from "../errors.ts"
-import { type ModelReference, parseWorkflow, type WorkflowFinding } from "../formats/workflow.ts"
+import type { ModelReference, WorkflowFinding } from "../formats/workflow.ts"
 import { folderTypeOf, listFiles } from "./directories.ts"
 import type { ModelEntry } from "./manifest.ts"
 import type { Verdict } from "./verify.ts"
 
-export type WorkflowFile = {
+/** A workflow's file: its text, or why it can't be read. */
+export type WorkflowText = {
 	/** Below the directory of workflows. */
 	path: string
-	finding: WorkflowFinding
+	text?: string | undefined
+	because?: string | undefined
 }
+
+export type WorkflowFile = { path: string; finding: WorkflowFinding }
 
 const longestBytes = 64 * 1024 * 1024
 
@@ -19,11 +23,11 @@ const longestBytes = 64 * 1024 * 1024
  * Reads every `*.json` below a directory, links followed. A file that can't be read is a broken workflow.
  * @throws {OperatorError} (2) when there is no such directory
  */
-export async function readWorkflows(directory: string, signal?: AbortSignal): Promise<WorkflowFile[]> {
-	const files: WorkflowFile[] = []
+export async function readWorkflows(directory: string, signal?: AbortSignal): Promise<WorkflowText[]> {
+	const files: WorkflowText[] = []
 	try {
 		const paths = (await listFiles(directory, signal)).filter((path) => /\.json$/i.test(path))
-		for (const path of paths) files.push({ path, finding: await readWorkflow(join(directory, path)) })
+		for (const path of paths) files.push({ path, ...(await readWorkflow(join(directory, path))) })
 	} catch (error) {
 		signal?.throwIfAborted()
 		if (codeOf(error) === "ENOENT" || codeOf(error) === "ENOTDIR")
@@ -36,16 +40,16 @@ export async function readWorkflows(directory: string, signal?: AbortSignal): Pr
 	return files
 }
 
-async function readWorkflow(diskPath: string): Promise<WorkflowFinding> {
+async function readWorkflow(diskPath: string): Promise<Omit<WorkflowText, "path">> {
 	try {
 		// Reading a pipe would wait for ever.
 		const facts = await stat(diskPath)
-		if (!facts.isFile()) return { state: "broken", because: "it is no file" }
-		if (facts.size > longestBytes) return { state: "broken", because: "it is larger than 64 MiB" }
-		return parseWorkflow(await readFile(diskPath, "utf8"))
+		if (!facts.isFile()) return { because: "it is no file" }
+		if (facts.size > longestBytes) return { because: "it is larger than 64 MiB" }
+		return { text: await readFile(diskPath, "utf8") }
 	} catch (error) {
 		const because = codeOf(error) === "ENOENT" ? "it is a link to nowhere" : messageOf(error)
-		return { state: "broken", because: `it can't be read: ${because}` }
+		return { because: `it can't be read: ${because}` }
 	}
 }
 

@@ -45,6 +45,47 @@ const modelSchema = z.object({
 /** What is to be said of one model in one place. */
 export type ModelFacts = z.infer<typeof modelSchema>
 
+const workflowSchema = z.object({
+	/** Below the directory of workflows. */
+	path: z.string(),
+	/** `ok`, `incomplete`: a model is not there; `broken`: it can't be judged. */
+	status: z.enum(["ok", "incomplete", "broken"]),
+	because: z.string().optional(),
+	/** False makes the run end with 3. */
+	right: z.boolean(),
+	models: z.array(
+		z.object({
+			name: z.string(),
+			directory: z.string().optional(),
+			/** Only nodes load it that don't run: muted, bypassed, or set aside. */
+			optional: z.boolean(),
+			nodes: z.array(z.object({ type: z.string(), id: z.string() })),
+			/** The path of what provides it. Without `because` it is right. */
+			providedBy: z.string().optional(),
+			/** Why the workflow doesn't have it. */
+			because: z.string().optional(),
+			/** Where it can be had. */
+			url: z.string().optional(),
+			repository: z.string().optional(),
+			gated: z.boolean().optional(),
+		}),
+	),
+})
+
+/** What is to be said of one workflow and the models it needs. */
+export type WorkflowFacts = z.infer<typeof workflowSchema>
+
+const modelPathsSchema = z.object({
+	/** The file, as the operator named it. */
+	path: z.string(),
+	line: z.number().optional(),
+	severity: z.enum(["error", "warning"]),
+	message: z.string(),
+})
+
+/** One thing that is wrong with an extra_model_paths.yaml. */
+export type ModelPathsFacts = z.infer<typeof modelPathsSchema>
+
 const outcomeSchema = z.enum(["satisfied", "applied", "planned", "failed", "blocked", "aborted"])
 
 /** How a step ended. `planned` is what a dry run says of a step that it would apply. */
@@ -77,6 +118,8 @@ const bodySchema = z.discriminatedUnion("event", [
 		text: z.string(),
 	}),
 	modelSchema.extend({ event: z.literal("model"), step: z.string().optional() }),
+	workflowSchema.extend({ event: z.literal("workflow"), step: z.string().optional() }),
+	modelPathsSchema.extend({ event: z.literal("model-paths"), step: z.string().optional() }),
 	z.object({
 		event: z.literal("step"),
 		step: z.string(),

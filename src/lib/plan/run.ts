@@ -62,6 +62,8 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 				emit({ event: "note", step: step.id, level: "warning", text })
 			},
 			model: (facts) => emit({ event: "model", step: step.id, ...facts }),
+			workflow: (facts) => emit({ event: "workflow", step: step.id, ...facts }),
+			modelPaths: (facts) => emit({ event: "model-paths", step: step.id, ...facts }),
 		}
 		const result = signal.aborted
 			? { outcome: "aborted" as const, because: "the run was stopped before this step" }

@@ -1,5 +1,5 @@
 // The one idea: a command is a Plan, an ordered list of Steps that read the world, change it, and read it again.
-import type { ModelFacts } from "./events.ts"
+import type { ModelFacts, ModelPathsFacts, WorkflowFacts } from "./events.ts"
 
 /** What a check found out, and why it says so. The reason is shown to the operator as it stands. */
 export type Finding =
@@ -24,6 +24,10 @@ export type Report = {
 	warn(text: string): void
 	/** What was found out of one model in one place. */
 	model(facts: ModelFacts): void
+	/** What was found out of one workflow. */
+	workflow(facts: WorkflowFacts): void
+	/** What is wrong with a file that tells ComfyUI where models lie. */
+	modelPaths(facts: ModelPathsFacts): void
 }
 
 export type Step = {

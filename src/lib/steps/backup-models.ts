@@ -1,4 +1,5 @@
 // Models are backed up: every whole one on the share that the vault doesn't have is stored there. Nothing is replaced.
+import { createHash } from "node:crypto"
 import { stat } from "node:fs/promises"
 import { join } from "node:path"
 import { exitCodes, OperatorError, systemError } from "../errors.ts"
@@ -19,7 +20,11 @@ const vaultStep = "models"
 export type BackupModelsOptions = {
 	/** Also read what the vault has already, and hold it against the vault's digest. */
 	deep: boolean
+	limitBytesPerSecond?: number
 }
+
+// Notes of uploads that were interrupted: the work directory is emptied before each run, and these must last.
+const uploadsDirectory = "/var/lib/comfyume/uploads"
 
 /**
  * A step that the vault is in reach, then one for each model on the share. Lists the share; a share that can't be used
@@ -199,11 +204,15 @@ function modelStep({ context, directory, options, vault, right, said }: Tools, e
 			const difference = unverifiedDifference(entry, measured)
 			if (difference !== undefined)
 				report.warn(`the manifest's figure was never verified, and is not this file's: ${difference}`)
+			await context.host.files.makeDirectory(uploadsDirectory, 0o700)
+			const note = `${createHash("sha256").update(`${store.place}/${path}`).digest("hex").slice(0, 16)}.json`
 			await store.put(path, file, {
 				sizeBytes,
 				digest,
 				ifAbsent: true,
 				signal,
+				resumeFile: context.host.path(join(uploadsDirectory, note)),
+				...(options.limitBytesPerSecond && { limitBytesPerSecond: options.limitBytesPerSecond }),
 				onProgress: (doneBytes) =>
 					report.progress({ doneBytes, totalBytes: sizeBytes, from: `to ${store.name}` }),
 			})

@@ -23,15 +23,19 @@ export const healOptions: readonly (readonly [
 		"--temp-dir <directory>",
 		"fetch models to this directory of the host, and copy them when they are proven",
 	],
-	["--limit <rate>", "fetch models with at most this much per second, as in 20MiB", parseRate],
+	["--limit <rate>", "fetch models at no more than this per second, as in 20MiB", parseRate],
 ]
 
 /** The same options as words, for a host elsewhere and for commands to type next. */
 export const wordsOfHeal = ({ fromOrigin, tempDir, limit }: HealOptions): string[] => [
 	...(fromOrigin === true ? ["--from-origin"] : []),
 	...(tempDir === undefined ? [] : ["--temp-dir", tempDir]),
-	...(limit === undefined ? [] : ["--limit", `${limit}B`]),
+	...wordsOfLimit(limit),
 ]
+
+/** The limit as words. */
+export const wordsOfLimit = (bytesPerSecond: number | undefined): string[] =>
+	bytesPerSecond === undefined ? [] : ["--limit", `${bytesPerSecond}B`]
 
 /** What a shell takes for these words. */
 export const spokenWords = (words: readonly string[]): string => words.map(quoteForShell).join(" ")

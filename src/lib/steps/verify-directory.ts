@@ -5,12 +5,14 @@ import { exitCodes } from "../errors.ts"
 import { openHashing } from "../models/hashing.ts"
 import { listSizes } from "../models/list-sizes.ts"
 import type { ModelEntry } from "../models/manifest.ts"
-import { reportModelPaths, reportWorkflows } from "../models/needs-report.ts"
+import { readWorkflows } from "../models/needs.ts"
+import { judgeModelPaths, judgeWorkflows, readModelPaths, type Said } from "../models/needs-report.ts"
 import { readManifest } from "../models/read-manifest.ts"
 import { tally } from "../models/tally.ts"
 import { type Verdict, verifyModels } from "../models/verify.ts"
 import { type EventBody, eventsVersion } from "../plan/events.ts"
 import { modelsTable } from "../plan/reporters/models.ts"
+import { modelPathsLine, workflowLines } from "../plan/reporters/workflows.ts"
 import { printable } from "../ui/format.ts"
 import type { CommandRun, Surroundings } from "../ui/surroundings.ts"
 import type { ModelsRequest } from "./verify-models.ts"
@@ -36,21 +38,55 @@ export type DirectoryRequest = {
  */
 export async function verifyDirectory(run: CommandRun, options: DirectoryRequest): Promise<void> {
 	const { surroundings, finish } = run
-	const { models: directory, manifest: named, workflows, modelPaths, modelsSeenAt, json = false } = options
+	const { models: directory, manifest: named, workflows, modelPaths, modelsSeenAt } = options
 	// Without a manifest a disk is judged by itself, but workflows need something to be held against.
 	const manifest =
 		named === undefined && directory !== undefined ? undefined : await readManifest(surroundings, named)
 	const models = manifest?.models
 	const judged =
 		directory === undefined ? undefined : await judgeDirectory(surroundings, directory, models, options)
+	const sayWorkflows = async (named: string) => {
+		const directory = resolve(surroundings.workingDirectory, named)
+		const texts = await readWorkflows(directory, surroundings.signal)
+		const said = judgeWorkflows(texts, { directory, models, verdicts: judged?.verdicts })
+		return say(surroundings, options, said, (facts) => ({
+			body: { event: "workflow", ...facts },
+			lines: workflowLines(facts),
+		}))
+	}
+	const sayModelPaths = async (named: string) => {
+		const file = await readModelPaths(surroundings.workingDirectory, named, modelsSeenAt)
+		return say(surroundings, options, judgeModelPaths(file, models), (facts) => ({
+			body: { event: "model-paths", ...facts },
+			lines: [modelPathsLine(facts)],
+		}))
+	}
 	const rights = [
 		judged?.right ?? true,
-		workflows === undefined ||
-			(await reportWorkflows(surroundings, workflows, { models, verdicts: judged?.verdicts, json })),
-		modelPaths === undefined ||
-			(await reportModelPaths(surroundings, modelPaths, { models, modelsDirectory: modelsSeenAt, json })),
+		workflows === undefined || (await sayWorkflows(workflows)),
+		modelPaths === undefined || (await sayModelPaths(modelPaths)),
 	]
 	if (rights.includes(false)) finish(exitCodes.incomplete)
+}
+
+/** Facts on stdout, as events or as lines; the sum and what is worth knowing beside it. */
+function say<Facts>(
+	{ terminal, now }: Surroundings,
+	{ json = false, quiet = false }: DirectoryRequest,
+	{ facts, notes, right, text, hint }: Said<Facts>,
+	render: (facts: Facts) => { body: EventBody; lines: readonly string[] },
+): boolean {
+	const emit = (body: EventBody) =>
+		terminal.out(`${JSON.stringify({ version: eventsVersion, at: now().toISOString(), ...body })}\n`)
+	const silent = quiet && right
+	for (const { body, lines } of facts.map(render))
+		if (json) emit(body)
+		else if (!silent) for (const line of lines) terminal.out(`${line}\n`)
+	for (const note of notes)
+		if (json) emit({ event: "note", level: "info", text: note })
+		else if (!quiet) terminal.talk(`note: ${printable(note)}\n`)
+	if (!silent) terminal.talk(`${printable(text)}\n${hint === undefined ? "" : `  next: ${hint}\n`}`)
+	return right
 }
 
 async function judgeDirectory(

@@ -2,18 +2,20 @@
 // store, and what the frontends see of them.
 import { access } from "node:fs/promises"
 import { basename, join } from "node:path"
-import type { Source } from "../artifacts/source.ts"
+import type { Source, SourceName } from "../artifacts/source.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
+import { quoteForShell } from "../host/command.ts"
 import { type Comparison, comparePlaces, type Listing } from "../models/compare.ts"
 import { compareViews, findFrontends, listInContainer } from "../models/containers.ts"
 import { openHashing } from "../models/hashing.ts"
 import { listSizes } from "../models/list-sizes.ts"
 import type { Manifest } from "../models/manifest.ts"
+import { judgeModelPaths, judgeWorkflows, type NeedsFiles } from "../models/needs-report.ts"
 import { listObjects, verifyObjects } from "../models/remote.ts"
 import type { Scrub } from "../models/scrub.ts"
 import { tally } from "../models/tally.ts"
 import { type Level, type Verdict, verifyModels } from "../models/verify.ts"
-import { needed, type Plan, type Report, type Step, satisfied } from "../plan/step.ts"
+import { needed, type Plan, type Report, type Step, satisfied, unknown } from "../plan/step.ts"
 import type { ObjectHead } from "../storage/object-store.ts"
 import type { StepContext } from "./context.ts"
 import { shareDirectory } from "./open.ts"
@@ -27,6 +29,8 @@ export type ModelsRequest = {
 	from?: "share" | "r2" | "both"
 	/** Frontends to look into; those that run, without it. */
 	containers: readonly string[]
+	/** The manifest's file as the operator named it, for commands to type next. */
+	manifest?: string
 }
 
 /** On the host; digests of the share's models are remembered here. */
@@ -40,6 +44,7 @@ export async function modelChecks(
 	context: StepContext,
 	manifest: Manifest,
 	request: ModelsRequest,
+	{ workflows, modelPaths }: NeedsFiles = {},
 ): Promise<Step[]> {
 	const sources = await context.openModels()
 	const names = sources.map(({ name }) => name)
@@ -58,7 +63,12 @@ export async function modelChecks(
 			: bucketStep(context, source, { manifest, request, world, digests }),
 	)
 	const view = await viewStep(context, sources, { request, world })
-	return view === undefined ? steps : [...steps, view]
+	return [
+		...steps,
+		...(view === undefined ? [] : [view]),
+		...(workflows === undefined ? [] : [workflowsStep(workflows, manifest, world)]),
+		...(modelPaths === undefined ? [] : [modelPathsStep(modelPaths, manifest)]),
+	]
 }
 
 /** A plan that looks at all places and changes nothing. */
@@ -66,6 +76,7 @@ export async function verifyModelsPlan(
 	context: StepContext,
 	manifest: Manifest,
 	request: ModelsRequest,
+	needs: NeedsFiles = {},
 ): Promise<Plan> {
 	const { environment, hostConfiguration, place } = context
 	return {
@@ -73,7 +84,7 @@ export async function verifyModelsPlan(
 		environment: environment.name,
 		host: hostConfiguration.name,
 		place,
-		steps: await modelChecks(context, manifest, request),
+		steps: await modelChecks(context, manifest, request, needs),
 		next: ({ exitCode }) =>
 			exitCode === exitCodes.done && request.level !== "digest" && request.scrub === undefined
 				? `comfyume verify-models ${context.spoken} --level digest`
@@ -87,6 +98,8 @@ type World = {
 	/** All places that can be listed, held against each other; one that can't be is the business of its own step. */
 	comparison: () => Promise<Comparison>
 	directory: string
+	/** What was found in each place, by the steps that have looked. */
+	found: Map<SourceName, readonly Verdict[]>
 }
 
 function openWorld(context: StepContext, sources: readonly Source[], manifest: Manifest): World {
@@ -117,7 +130,7 @@ function openWorld(context: StepContext, sources: readonly Source[], manifest: M
 		)
 		return comparePlaces(listings.flat(), manifest.models)
 	})
-	return { share, objects, comparison, directory }
+	return { share, objects, comparison, directory, found: new Map() }
 }
 
 /** Path -> size; undefined for a link that leads nowhere and for what is no file. */
@@ -199,7 +212,7 @@ function placeStep(
 	context: StepContext,
 	{ name, store, trouble }: Source,
 	title: string,
-	{ manifest, world }: PlaceOptions,
+	{ manifest, request, world }: PlaceOptions,
 	verdicts: (report: Report) => AsyncGenerator<Verdict>,
 ): Step {
 	const entries = new Map(manifest.models.map((entry) => [entry.path, entry]))
@@ -215,10 +228,55 @@ function placeStep(
 				found.push(verdict)
 				report.model({ place: name, ...verdict })
 			}
+			world.found.set(name, found)
 			const { none, wrong, text, named } = tally(found)
 			if (none) return needed(`there is no model in ${store.place}`, `findmnt --target ${store.place}`)
 			if (!wrong) return satisfied(text)
-			return needed(`${text}: ${named}`, `comfyume verify-models ${context.spoken} --json`)
+			return needed(`${text}: ${named}`, nextOf(context, name, request))
+		},
+		apply: () => Promise.reject(new Error("looking changes nothing")),
+	}
+}
+
+/** The share can be put right; what is wrong in the object store can only be looked at. */
+function nextOf({ spoken }: StepContext, place: SourceName, { level, manifest }: ModelsRequest): string {
+	const words = [
+		...(manifest === undefined ? [] : ["--manifest", quoteForShell(manifest)]),
+		...(place === "share" ? ["--level", level, "--heal", "--dry-run"] : ["--json"]),
+	]
+	return `comfyume verify-models ${spoken} ${words.join(" ")}`
+}
+
+/** Frontends and workers read models from the share; what R2 has is of no use to a workflow until it is there. */
+function workflowsStep(
+	{ directory, texts }: NonNullable<NeedsFiles["workflows"]>,
+	manifest: Manifest,
+	{ found }: World,
+): Step {
+	return {
+		id: "workflows",
+		title: "workflows and the models they need",
+		async check(report) {
+			const verdicts = found.get("share") ?? found.get("r2")
+			if (verdicts === undefined)
+				return unknown("no place of models could be looked at, so nobody knows what workflows have")
+			const said = judgeWorkflows(texts, { directory, models: manifest.models, verdicts })
+			for (const facts of said.facts) report.workflow(facts)
+			for (const note of said.notes) report.note(note)
+			return said.right ? satisfied(said.text) : needed(said.text, said.hint)
+		},
+		apply: () => Promise.reject(new Error("looking changes nothing")),
+	}
+}
+
+function modelPathsStep(file: NonNullable<NeedsFiles["modelPaths"]>, manifest: Manifest): Step {
+	return {
+		id: "model-paths",
+		title: "where ComfyUI looks for models",
+		async check(report) {
+			const said = judgeModelPaths(file, manifest.models)
+			for (const facts of said.facts) report.modelPaths(facts)
+			return said.right ? satisfied(said.text) : needed(said.text)
 		},
 		apply: () => Promise.reject(new Error("looking changes nothing")),
 	}

@@ -294,7 +294,7 @@ function reasonsOf({ events }: Ended): { says: string[]; next: string[] } {
 	)
 	return {
 		says: failures.map((event) =>
-			"because" in event ? event.because : "message" in event ? event.message : "",
+			"because" in event ? (event.because ?? "") : "message" in event ? event.message : "",
 		),
 		next: failures.flatMap((event) => ("hint" in event ? (event.hint ?? []) : [])),
 	}

@@ -73,6 +73,31 @@ test("a damaged model is refused and named, and the others are stored", async ()
 	expect(world.vaultKeys()).toEqual([c])
 })
 
+test("an upload that was stopped is gone on with, and its parts are not sent again", async () => {
+	const large = makeModel(100 * 1024 * 1024, 9)
+	rmSync(world.models, { recursive: true })
+	world.declare([entryOf(a, large)])
+	world.write(a, large)
+	const stop = new AbortController()
+	world.s3.fault({
+		match: { operation: "UploadPart", after: 4, times: 1 },
+		do: { first: () => stop.abort() },
+	})
+	expect((await world.backup({ signal: stop.signal })).exitCode).not.toBe(0)
+	expect(world.vaultKeys()).toEqual([])
+	const sent = () => world.requests("UploadPart").filter(({ status }) => status === 200).length
+	const before = sent()
+	expect(before).toBeGreaterThanOrEqual(2)
+
+	const { exitCode, outcome } = await world.backup()
+	expect([exitCode, outcome(a)]).toEqual([0, "applied"])
+	expect((await world.vaultContent(a)).equals(large)).toBe(true)
+	// Seven parts of 16 MiB; those that were under way when it was stopped may come twice.
+	expect(sent()).toBeLessThanOrEqual(7 + 3)
+	expect(sent() - before).toBeLessThan(7)
+	expect(world.requests("CreateMultipartUpload")).toHaveLength(1)
+})
+
 test("what differs between share and vault is said with 3, and neither is touched", async () => {
 	await world.store(a, makeModel(39_000))
 	await world.store(b, flipped(contentOf(b)))

@@ -7,6 +7,7 @@ import type { Event } from "../../../src/lib/plan/events.ts"
 import { createWorld, type Ended, inventory, secrets, type World } from "../../support/cli.ts"
 import { makeModel } from "../../support/model-maker.ts"
 import { type ModelPlaces, modelsBucket, openModelPlaces } from "../../support/model-places.ts"
+import { node, workflow } from "../../support/workflow-maker.ts"
 
 let world: World
 let places: ModelPlaces
@@ -411,4 +412,59 @@ test("--models and what belongs to an environment are not mixed, nor levels that
 			exitCode: 2,
 			stderr: expect.stringContaining("next: "),
 		})
+})
+
+describe("what workflows need of an environment", () => {
+	const needing = (...names: string[]) =>
+		JSON.stringify(workflow(names.map((name) => node("LoraLoaderModelOnly", [`${name}.safetensors`]))))
+	const write = (name: string, text: string) => {
+		mkdirSync(world.path("workflows"), { recursive: true })
+		writeFileSync(world.path(`workflows/${name}`), text)
+	}
+	const workflowsOf = ({ events }: Ended) =>
+		Object.fromEntries(
+			events.flatMap((event) => (event.event === "workflow" ? [[event.path, event.status]] : [])),
+		)
+	beforeEach(() => {
+		rmSync(world.path("workflows"), { recursive: true, force: true })
+		write("whole.json", needing("whole"))
+		write("both.json", needing("whole", "truncated"))
+	})
+	const words = () => ["--env", "sandbox", "--workflows", world.path("workflows")]
+
+	test("is held against what is right on the share", async () => {
+		const right = await verify("--json", ...words())
+		expect(workflowsOf(right)).toEqual({ "whole.json": "ok", "both.json": "ok" })
+		expect(right.exitCode).toBe(0)
+		writeFileSync(join(places.directory, "loras/truncated.safetensors"), damaged().truncated)
+		const ended = await verify("--json", ...words())
+		expect(workflowsOf(ended)).toEqual({ "whole.json": "ok", "both.json": "incomplete" })
+		expect(ended.exitCode).toBe(3)
+		const plain = await verify(...words())
+		expect(plain.stdout).toContain("incomplete both.json: lacks 1 of 2 models")
+		expect(plain.stderr).toContain("1 of 2 workflows can't run: both.json")
+	})
+
+	test("a directory without any workflow is no success, one that isn't there a wrong call", async () => {
+		rmSync(world.path("workflows/whole.json"))
+		rmSync(world.path("workflows/both.json"))
+		expect(await verify(...words())).toMatchObject({ exitCode: 3 })
+		rmSync(world.path("workflows"), { recursive: true })
+		expect(await verify(...words())).toMatchObject({ exitCode: 2 })
+	})
+
+	test("a key that hides a directory from ComfyUI is named with its line", async () => {
+		writeFileSync(
+			world.path("extra_model_paths.yaml"),
+			"shared:\n  base_path: /models\n  upscale_models: loras/\n",
+		)
+		const file = world.path("extra_model_paths.yaml")
+		const ended = await verify("--json", "--env", "sandbox", "--model-paths", file)
+		expect(ended.exitCode).toBe(3)
+		expect(
+			ended.events.flatMap((event) =>
+				event.event === "model-paths" ? [`${event.line} ${event.severity}`] : [],
+			),
+		).toEqual(["3 warning", "undefined error"])
+	})
 })

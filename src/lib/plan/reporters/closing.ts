@@ -4,6 +4,7 @@ import { formatDuration, formatSeconds, formatTable, printable, wrapText } from 
 import type { Terminal } from "../../ui/surroundings.ts"
 import type { Event, ModelFacts, Outcome } from "../events.ts"
 import { modelsTable } from "./models.ts"
+import { modelPathsLine, workflowLines } from "./workflows.ts"
 
 type StepEvent = Extract<Event, { event: "step" }>
 type EndEvent = Extract<Event, { event: "end" }>
@@ -32,6 +33,7 @@ export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean })
 	const planned = new Set<string>()
 	const errors: ErrorEvent[] = []
 	const models: ModelFacts[] = []
+	const lines: string[] = []
 	let end: EndEvent | undefined
 	const colors = paint(terminal.color)
 	const talk = (line: string) => terminal.talk(`${line}\n`)
@@ -55,6 +57,8 @@ export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean })
 			if (event.event === "step" && isFailure(event.outcome)) failures.push(event)
 			if (event.event === "step" && event.outcome === "planned") planned.add(event.step)
 			if (event.event === "model") models.push(event)
+			if (event.event === "workflow") lines.push(...workflowLines(event))
+			if (event.event === "model-paths") lines.push(modelPathsLine(event))
 			if (event.event === "error") errors.push(event)
 			if (event.event === "end") end = event
 		},
@@ -69,6 +73,10 @@ export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean })
 			if (!quiet && models.length > 0) {
 				talk("")
 				for (const line of modelsTable(models, width())) terminal.out(`${line}\n`)
+			}
+			if (!quiet && lines.length > 0) {
+				talk("")
+				for (const line of lines) terminal.out(`${line}\n`)
 			}
 			const real = failures.filter(({ outcome }) => outcome === "failed")
 			const blocked = failures.filter(({ outcome }) => outcome === "blocked")

@@ -1,0 +1,216 @@
+// What the running workshop consists of: one description, from which compose files, nginx configuration, env file and
+// directories are rendered. A name, port or path stands here once.
+import type { Environment, StackConfiguration } from "../config/environment.ts"
+import { stackOf } from "../config/environment.ts"
+import { type Roster, userId } from "./roster.ts"
+
+/** Everything that keeps the services apart or together. */
+export type Network =
+	/** Only nginx, and the only one that the internet's requests come in by. */
+	| "edge"
+	/** nginx and the auth gate. */
+	| "gate"
+	/** nginx, the queue manager and the admin's page. */
+	| "control"
+	/** Redis and the queue manager: frontends run their users' code and have no way here. */
+	| "data"
+
+export type Limits = { memoryMegabytes: number; cpus: number }
+
+export type Mount = {
+	/** On the host. */
+	from: string
+	/** In the container. */
+	to: string
+	writable: boolean
+}
+
+export type User = {
+	id: string
+	number: number
+	container: string
+	/** Its own network: nginx, the queue manager and this frontend. No frontend reaches another. */
+	network: string
+	subnet: string
+	/** On the host's loopback, with nginx on the host. */
+	hostPort: number
+	/** The variable of the env file that holds its token for the queue manager. */
+	tokenVariable: string
+	/** The user that must be healthy before; undefined for a batch's leader. */
+	after: string | undefined
+	mounts: readonly Mount[]
+	limits: Limits
+}
+
+type Address = { container: string; port: number; hostPort: number }
+
+export type Stack = {
+	environment: string
+	domain: string
+	configuration: StackConfiguration
+	/** Whether nginx is one of the containers. */
+	hasNginx: boolean
+	services: { nginx: Address; redis: Address; queueManager: Address; admin: Address; authGate: Address }
+	frontendPort: number
+	limits: Readonly<
+		Record<"nginx" | "redis" | "queueManager" | "admin" | "authGate" | "worker" | "workerAgent", Limits>
+	>
+	images: Readonly<
+		Record<
+			"nginx" | "redis" | "queueManager" | "admin" | "authGate" | "frontend" | "worker" | "workerAgent",
+			string
+		>
+	>
+	users: readonly User[]
+	redisOption: "A" | "B" | "C"
+	/** Addresses of the host on which GPU workers elsewhere find Redis and the queue manager. */
+	publishedOn: readonly string[]
+	/** Of the files that are rendered, relative to the stack's directory. */
+	files: typeof files
+	secrets: typeof secretNames
+}
+
+export const files = {
+	compose: "compose.yaml",
+	composeUsers: "compose.users.yaml",
+	environment: ".env",
+	credentials: "credentials.env",
+	htpasswd: "auth/htpasswd",
+	nginx: "nginx/nginx.conf",
+	nginxSite: "nginx/comfyume.conf",
+	proxySecret: "nginx/proxy-secret.conf",
+	health: "nginx/html/health.html",
+	redis: "redis/redis.conf",
+	modelPaths: "frontend/extra_model_paths.yaml",
+	directories: "directories.txt",
+} as const
+
+/** The secrets that are made here, by their names in the env file. */
+export const secretNames = ["REDIS_PASSWORD", "AUTH_COOKIE_SECRET", "PROXY_SECRET", "TOKEN_KEY"] as const
+
+const batchSize = 5
+const comfyUiVersion = "v0.11.0"
+
+/** The whole stack, from an environment and its roster. Pure. */
+export function describeStack(environment: Environment, roster: Roster): Stack {
+	const configuration = stackOf(environment)
+	const { inferenceMode, vpnAddress, ports, nginx } = configuration
+	return {
+		environment: environment.name,
+		domain: environment.domain,
+		configuration,
+		hasNginx: nginx === "container",
+		services: {
+			nginx: { container: "comfy-nginx", port: 443, hostPort: ports.https },
+			redis: { container: "comfy-redis", port: 6379, hostPort: 6379 },
+			queueManager: { container: "comfy-queue-manager", port: 3000, hostPort: 3000 },
+			admin: { container: "comfy-admin", port: 8080, hostPort: 8080 },
+			authGate: { container: "comfy-auth-gate", port: 8090, hostPort: 8090 },
+		},
+		frontendPort: 8188,
+		limits: {
+			nginx: { memoryMegabytes: 512, cpus: 1 },
+			redis: { memoryMegabytes: 2048, cpus: 2 },
+			queueManager: { memoryMegabytes: 2048, cpus: 2 },
+			admin: { memoryMegabytes: 1024, cpus: 1 },
+			authGate: { memoryMegabytes: 256, cpus: 1 },
+			worker: { memoryMegabytes: 71_680, cpus: 8 },
+			workerAgent: { memoryMegabytes: 512, cpus: 1 },
+		},
+		images: {
+			nginx: "nginx:1.28-alpine",
+			redis: "redis:7-alpine",
+			queueManager: "comfyume-queue-manager:local",
+			admin: "comfyume-admin:local",
+			authGate: "comfyume-auth-gate:local",
+			frontend: `comfyume-frontend:${comfyUiVersion}`,
+			worker: `comfyume-worker:${comfyUiVersion}`,
+			workerAgent: "comfyume-worker-agent:local",
+		},
+		users: roster.map((number, index) => describeUser(configuration, roster, number, index)),
+		redisOption: vpnAddress !== undefined ? "B" : inferenceMode === "serverless" ? "C" : "A",
+		publishedOn: vpnAddress === undefined ? ["127.0.0.1"] : ["127.0.0.1", vpnAddress],
+		files,
+		secrets: secretNames,
+	}
+}
+
+/** The names of all containers that must be healthy, in the order of a start. */
+export function containersOf({ services, users, hasNginx }: Stack): string[] {
+	const { nginx, redis, queueManager, admin, authGate } = services
+	const first = [redis, queueManager, authGate, admin, ...(hasNginx ? [nginx] : [])]
+	return [...first.map(({ container }) => container), ...users.map(({ container }) => container)]
+}
+
+function describeUser(
+	{ directory, paths, ports, network }: StackConfiguration,
+	roster: Roster,
+	number: number,
+	index: number,
+): User {
+	const id = userId(number)
+	const before = index % batchSize === 0 ? undefined : roster[index - 1]
+	return {
+		id,
+		number,
+		container: `comfy-${id}`,
+		network: id,
+		subnet: subnetOf(network, number),
+		hostPort: ports.firstUser + number - 1,
+		tokenVariable: `FRONTEND_TOKEN_${id.toUpperCase()}`,
+		after: before === undefined ? undefined : userId(before),
+		mounts: [
+			{ from: `${paths.outputs}/${id}`, to: "/outputs", writable: true },
+			{ from: `${paths.inputs}/${id}`, to: "/inputs", writable: true },
+			{ from: paths.workflows, to: "/workflows", writable: false },
+			{ from: `${paths.models}/shared`, to: "/models/shared", writable: false },
+			{ from: `${paths.models}/users/${id}`, to: "/models/user", writable: true },
+			{ from: `${directory}/user_data/${id}`, to: "/comfyui/user", writable: true },
+			{
+				from: `${directory}/user_data/${id}/comfyui/custom_nodes`,
+				to: "/comfyui/custom_nodes",
+				writable: true,
+			},
+			{ from: `${directory}/${files.modelPaths}`, to: "/comfyui/extra_model_paths.yaml", writable: false },
+		],
+		limits: { memoryMegabytes: 2048, cpus: 1 },
+	}
+}
+
+/** The user's own 16 addresses of the stack's network. Docker's default pools end after some 30 networks. */
+function subnetOf(network: string, number: number): string {
+	const [a = 0, b = 0, c = 0] = network.split("/")[0]?.split(".").map(Number) ?? []
+	const offset = number * 16
+	return `${a}.${b}.${c + Math.floor(offset / 256)}.${offset % 256}/28`
+}
+
+export type UserDirectory = {
+	path: string
+	/** Must be there already: a mount point that is empty because nothing is mounted must not be filled. */
+	base: string
+	/** The user's own: from here on down the user's code may have put anything, links too. */
+	top: string
+}
+
+/** ComfyUI's own user in the containers. */
+export const containerUserId = 1000
+
+/** Every directory that a user's container needs, parents first. */
+export function directoriesOf({ users, configuration }: Stack): UserDirectory[] {
+	const { directory, paths } = configuration
+	return users.flatMap(({ id }) => {
+		const own = `${directory}/user_data/${id}`
+		const tops = [
+			{ base: directory, top: own },
+			{ base: paths.outputs, top: `${paths.outputs}/${id}` },
+			{ base: paths.inputs, top: `${paths.inputs}/${id}` },
+			{ base: paths.models, top: `${paths.models}/users/${id}` },
+		].map((place) => ({ ...place, path: place.top }))
+		const inner = ["default/workflows", "comfyui/custom_nodes"].map((name) => ({
+			base: directory,
+			top: own,
+			path: `${own}/${name}`,
+		}))
+		return [...tops, ...inner]
+	})
+}

@@ -1,0 +1,92 @@
+// All files of a stack, in the order in which they are written: the passwords first, so that no later file can hold one
+// that nobody has.
+import type { Secret } from "../secret.ts"
+import { renderCompose, renderComposeUsers } from "./compose.ts"
+import { directoriesOf, files, type Stack } from "./description.ts"
+import {
+	nginxPlaces,
+	renderHealthPage,
+	renderNginxMain,
+	renderNginxSite,
+	renderProxySecret,
+} from "./nginx.ts"
+
+export type StackFile = {
+	/** Relative to the stack's directory. */
+	path: string
+	text: string
+	mode: number
+	/** Its text is never shown. */
+	secret: boolean
+}
+
+export type SecretTexts = {
+	credentials: string
+	environment: string
+	htpasswd: string
+	proxySecret: Secret
+}
+
+/** Every file. Pure. */
+export function renderFiles(stack: Stack, texts: SecretTexts): StackFile[] {
+	const places = nginxPlaces(stack)
+	const secret = (path: string, text: string) => ({ path, text, mode: 0o600, secret: true })
+	const open = (path: string, text: string) => ({ path, text, mode: 0o644, secret: false })
+	return [
+		secret(files.credentials, texts.credentials),
+		secret(files.environment, texts.environment),
+		secret(files.htpasswd, texts.htpasswd),
+		secret(files.proxySecret, renderProxySecret(texts.proxySecret.reveal())),
+		...(stack.hasNginx ? [open(files.nginx, renderNginxMain(places))] : []),
+		open(files.nginxSite, renderNginxSite(stack, places)),
+		open(files.health, renderHealthPage(stack)),
+		open(files.redis, renderRedis(stack)),
+		open(files.modelPaths, renderModelPaths()),
+		open(files.composeUsers, renderComposeUsers(stack)),
+		open(files.compose, renderCompose(stack)),
+		open(files.directories, renderDirectories(stack)),
+	]
+}
+
+const generated = "# Written by comfyume generate-users; changes here are lost.\n"
+
+function renderRedis({ services, limits }: Stack): string {
+	// Two thirds of the container's memory: while Redis rewrites its file, it needs the rest.
+	const megabytes = Math.floor((limits.redis.memoryMegabytes * 2) / 3)
+	return `${generated}bind * -::*
+port ${services.redis.port}
+dir /data
+appendonly yes
+appendfsync everysec
+maxmemory ${megabytes}mb
+# A full Redis says so; it never forgets a job.
+maxmemory-policy noeviction
+`
+}
+
+// ComfyUI's own folder types: a key of another name hides what lies in its directory.
+const folderTypes = [
+	"checkpoints",
+	"clip_vision",
+	"controlnet",
+	"diffusion_models",
+	"embeddings",
+	"latent_upscale_models",
+	"loras",
+	"style_models",
+	"text_encoders",
+	"upscale_models",
+	"vae",
+]
+
+function renderModelPaths(): string {
+	const block = (name: string, path: string) =>
+		`${name}:\n  base_path: ${path}\n${folderTypes.map((type) => `  ${type}: ${type}\n`).join("")}`
+	return generated + block("shared", "/models/shared") + block("user", "/models/user")
+}
+
+const renderDirectories = (stack: Stack) =>
+	generated +
+	directoriesOf(stack)
+		.map(({ path }) => `${path}\n`)
+		.join("")
