@@ -62,7 +62,8 @@ export function versionOf(program: string, ...argv: string[]): string | undefine
 /** The kind of file system that is measured on. */
 function fileSystem(): string {
 	mkdirSync(scratch, { recursive: true })
-	return execFileSync("stat", ["--file-system", "--format=%T", scratch], { encoding: "utf8" }).trim()
+	const table = execFileSync("df", ["--output=fstype", scratch], { encoding: "utf8" })
+	return table.trim().split("\n").at(-1) ?? "?"
 }
 
 /** Writes `bench/results/<goal>.json`, and says what came of it. */
