@@ -226,7 +226,7 @@ const places: Line[] = [
 		words: ["backup", "--only", "ssh-host-keys"],
 		exitCode: 4,
 		says: /share.* does not exist/,
-		next: /mkdir|mount/,
+		next: /ls -ld \S+; compare share\.directory/,
 	},
 	{
 		what: "a share that isn't there, in a restore from it",
@@ -234,7 +234,7 @@ const places: Line[] = [
 		words: ["restore", "--only", "ufw", "--from", "share"],
 		exitCode: 4,
 		says: /share.* does not exist/,
-		next: /mkdir|mount/,
+		next: /ls -ld \S+; compare share\.directory/,
 	},
 	{
 		what: "no zstd",

@@ -211,6 +211,7 @@ describe("extra_model_paths.yaml", () => {
 		expect(linesOf(await lint("--json")).map(({ event, severity }) => `${event} ${severity}`)).toEqual([
 			"model-paths warning",
 			"model-paths error",
+			"end undefined",
 		])
 	})
 
