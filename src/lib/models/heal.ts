@@ -4,6 +4,7 @@ import { stat, statfs } from "node:fs/promises"
 import { basename, dirname, join } from "node:path"
 import { codeOf, type ExitCode, exitCodes, messageOf, OperatorError, systemError } from "../errors.ts"
 import type { Report } from "../plan/step.ts"
+import { openHashPool } from "../storage/hash-pool.ts"
 import { ObjectChanged } from "../storage/object-store.ts"
 import { removePartial } from "../storage/partial-state.ts"
 import { type TransferProgress, transfer } from "../storage/transfer.ts"
@@ -184,9 +185,15 @@ async function fetchProven(
 			onProgress: ({ doneBytes }: TransferProgress) =>
 				report.progress({ doneBytes, totalBytes: bytes.sizeBytes, from: bytes.name }),
 		})
-		// Where every block is proven, the whole is: nobody hashes it once more.
-		const came = transferred.digest ?? digest
-		if (came === undefined) throw new Error("a transfer without digests must say what came")
+		// A manifest's blocks and its sha256 can contradict each other; the name is the sha256's.
+		const came = transferred.digest ?? (await digestOf(partialFile, options))
+		if (digest !== undefined && came !== digest) {
+			await removePartial(partialFile)
+			throw new OperatorError(
+				`${bytes.place}: block by block it is the manifest's, and as a whole its sha256 is ${came}, not ${digest}: the manifest contradicts itself`,
+				{ hint: "comfyume manifest create --models DIR   # from a trusted copy" },
+			)
+		}
 		await requireWhole(partialFile, entry, { ...bytes, digest: came })
 		return { digest: came, transferredBytes: transferred.transferredBytes }
 	} catch (error) {
@@ -199,6 +206,12 @@ async function fetchProven(
 			return await fetchProven(offer, expectation, partialFile, target, options)
 		throw codeOf(error) === undefined ? error : systemError(error, `writing ${partialFile}`)
 	}
+}
+
+async function digestOf(file: string, { signal, report }: HealOptions): Promise<string> {
+	await using pool = openHashPool(1)
+	const onProgress = (doneBytes: number) => report.progress({ doneBytes, from: "proving what came" })
+	return (await pool.hashFile(file, { signal, onProgress })).digest
 }
 
 async function requireWhole(
