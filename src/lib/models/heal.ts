@@ -1,6 +1,6 @@
 // A missing or damaged model comes back: fetched from the best source beside its place, proven there, renamed.
 import { createHash } from "node:crypto"
-import { stat, statfs } from "node:fs/promises"
+import { lstat, stat, statfs } from "node:fs/promises"
 import { basename, dirname, join } from "node:path"
 import { codeOf, type ExitCode, exitCodes, messageOf, OperatorError, systemError } from "../errors.ts"
 import type { Report } from "../plan/step.ts"
@@ -26,6 +26,8 @@ export type HealOptions = {
 	/** The directory of models, on this machine. */
 	directory: string
 	entry: ModelEntry
+	/** The manifest's: what lies in one of their places by its own name is not overwritten through a link. */
+	models: readonly ModelEntry[]
 	/** Best first. The first whose bytes prove right is taken. */
 	sources: readonly ModelSource[]
 	/** Where to fetch to, when that isn't the directory of models itself; must exist. */
@@ -57,7 +59,7 @@ const spaceFactor = 1.2
  */
 export async function healModel(options: HealOptions): Promise<Healed> {
 	const { directory, entry, sources, signal, report } = options
-	const target = await findTarget(directory, entry.path)
+	const target = await findTarget(directory, entry, options.models)
 	const partial = partialsOf(target.file, options.tempDirectory)
 	const absent: string[] = []
 	const failures: OperatorError[] = []
@@ -127,7 +129,7 @@ async function healFrom(
 	const { sizeBytes } = offer.bytes
 	const keptAs = await putInPlace(target.beside, target.file, now())
 	if (keptAs !== undefined) {
-		const kept = await stat(keptAs).catch(() => undefined)
+		const kept = await lstat(keptAs).catch(() => undefined)
 		report.note(
 			`what stood there is kept as ${keptAs} (${formatBytes(kept?.size ?? 0)}); when nobody needs it: rm '${keptAs}'`,
 		)

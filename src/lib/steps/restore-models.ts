@@ -3,13 +3,14 @@ import { stat } from "node:fs/promises"
 import { join } from "node:path"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { lockFile } from "../host/lock.ts"
-import { conditionOf } from "../models/condition.ts"
+import { type Condition, conditionOf } from "../models/condition.ts"
 import { digestCacheFile, openDigestCache } from "../models/digest-cache.ts"
 import { lockName } from "../models/directories.ts"
 import { hashingAlone } from "../models/hashing-alone.ts"
 import { type Healed, healModel } from "../models/heal.ts"
 import type { Manifest, ModelEntry } from "../models/manifest.ts"
 import { expectationOf, type ModelSource } from "../models/offer.ts"
+import { otherModelAt } from "../models/put-in-place.ts"
 import type { Level } from "../models/verify.ts"
 import {
 	type Finding,
@@ -68,7 +69,7 @@ export function restoreModels(
 		},
 		apply: async () => {},
 	}
-	const tools = { context, target, options, right, said }
+	const tools = { context, target, models, options, right, said }
 	return {
 		steps: [place, ...models.map((entry) => modelStep(tools, entry))],
 		rows: () =>
@@ -86,12 +87,13 @@ export function restoreModels(
 type Tools = {
 	context: StepContext
 	target: ModelsTarget
+	models: readonly ModelEntry[]
 	options: HealModelsOptions
 	right: Set<string>
 	said: Map<string, Omit<SummaryRow, "artifact">>
 }
 
-function modelStep({ context, target, options, right, said }: Tools, entry: ModelEntry): Step {
+function modelStep({ context, target, models, options, right, said }: Tools, entry: ModelEntry): Step {
 	const { host, now, signal } = context
 	const { directory } = target
 	const { path } = entry
@@ -107,6 +109,14 @@ function modelStep({ context, target, options, right, said }: Tools, entry: Mode
 			onProgress: (doneBytes) => report.progress({ doneBytes, from: target.name }),
 		})
 		return conditionOf(directory, wanted, { level, hashing, signal })
+	}
+
+	/** A link to another model of the manifest is wrong whichever of the two lies there: the other's healing changes it. */
+	const look = async (report: Report): Promise<Condition> => {
+		const owner = await otherModelAt(directory, entry, models)
+		if (owner === undefined) return judge(entry, options.level, report)
+		const because = `broken-link: it leads to ${owner.path}, which is another model by the manifest`
+		return { state: "wrong", because, isMissing: false }
 	}
 
 	/** What this run has put there is read back from the disk. */
@@ -136,7 +146,7 @@ function modelStep({ context, target, options, right, said }: Tools, entry: Mode
 		requires: [placeStep],
 		check: async (report) => {
 			if (healed !== undefined) return checkHealed(healed, report)
-			const condition = await judge(entry, options.level, report)
+			const condition = await look(report)
 			if (condition.state === "wrong")
 				return searched(entry, condition, await modelSources(context, target, options), options)
 			if (condition.state === "doubtful") {
@@ -152,11 +162,12 @@ function modelStep({ context, target, options, right, said }: Tools, entry: Mode
 				shown: `the lock of the models on ${target.name}`,
 			})
 			// Another host may have been at it.
-			if ((await judge(entry, options.level, report)).state !== "wrong") return
+			if ((await look(report)).state !== "wrong") return
 			const { tempDirectory, limitBytesPerSecond } = options
 			healed = await healModel({
 				directory,
 				entry,
+				models,
 				sources: await modelSources(context, target, options),
 				now,
 				signal,

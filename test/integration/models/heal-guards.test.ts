@@ -1,11 +1,12 @@
 // What healing must never do: destroy a right model, take bytes that aren't the manifest's, or say more than it knows.
-import { readFileSync } from "node:fs"
+import { mkdirSync, readFileSync, symlinkSync } from "node:fs"
+import { dirname } from "node:path"
 import { afterEach, beforeEach, describe, expect, test } from "vitest"
 import { makeModel } from "../../support/model-maker.ts"
-import { createModelWorld, entryOf, flipped, type ModelWorld } from "../../support/model-world.ts"
+import { createModelWorld, entryOf, flipped, type ModelWorld, sha256 } from "../../support/model-world.ts"
 
-const [model, _other] = ["checkpoints/model.safetensors", "diffusion_models/other.safetensors"] as const
-const [one, _two] = [makeModel(40_000, 1), makeModel(40_000, 2)]
+const [model, other] = ["checkpoints/model.safetensors", "diffusion_models/other.safetensors"] as const
+const [one, two] = [makeModel(40_000, 1), makeModel(40_000, 2)]
 
 let world: ModelWorld
 beforeEach(async () => {
@@ -32,5 +33,73 @@ describe("a manifest whose blocks contradict its sha256", () => {
 			expect(readFileSync(world.file(model)).equals(one.subarray(0, 20_000))).toBe(true)
 			expect(world.names()).toEqual([model])
 		}
+	})
+})
+
+describe("a link to a model that is another one by the manifest", () => {
+	const linked = () => {
+		mkdirSync(dirname(world.file(other)))
+		symlinkSync("../checkpoints/model.safetensors", world.file(other))
+	}
+	beforeEach(async () => {
+		await world.store(model, one)
+		await world.store(other, two)
+	})
+	const orders = [
+		["after it", [entryOf(model, one), entryOf(other, two)]],
+		["before it", [entryOf(other, two), entryOf(model, one)]],
+	] as const
+	const contents = [
+		["the one", one],
+		["the other", two],
+		["neither", one.subarray(0, 20_000)],
+	] as const
+	const cases = orders.flatMap(([order, entries]) =>
+		contents.map(([what, content]) => [order, what, entries, content] as const),
+	)
+
+	test.each(cases)(
+		"is replaced %s where %s lies there, and a second run changes nothing",
+		async (...given) => {
+			const [, , entries, content] = given
+			world.write(model, content)
+			linked()
+			world.declare(entries)
+			const first = await world.heal({ level: "digest" })
+			expect(first.exitCode, first.notes.join("; ")).toBe(0)
+			expect([world.digest(model), world.digest(other)]).toEqual([sha256(one), sha256(two)])
+			const names = world.names()
+			const second = await world.heal({ level: "digest" })
+			expect([second.exitCode, second.outcome(model), second.outcome(other)]).toEqual([
+				0,
+				"satisfied",
+				"satisfied",
+			])
+			expect(world.names()).toEqual(names)
+		},
+	)
+
+	test("or leads, as another's link does, to what the manifest doesn't name, is replaced", async () => {
+		const linking = ["loras/a.safetensors", "loras/b.safetensors"] as const
+		world.write("loras/shared.safetensors", one.subarray(0, 20_000))
+		for (const path of linking) symlinkSync("shared.safetensors", world.file(path))
+		await world.store(linking[0], one)
+		await world.store(linking[1], two)
+		world.declare([entryOf(linking[0], one), entryOf(linking[1], two)])
+		for (const _ of ["first", "second"]) {
+			expect((await world.heal({ level: "digest" })).exitCode).toBe(0)
+			expect(linking.map(world.digest)).toEqual([sha256(one), sha256(two)])
+		}
+	})
+
+	test("further up its path is refused, and the model stays", async () => {
+		world.write(model, one)
+		symlinkSync("checkpoints", `${world.models}/diffusion_models`)
+		const twin = "diffusion_models/model.safetensors"
+		await world.store(twin, two)
+		world.declare([entryOf(model, one), entryOf(twin, two)])
+		const { exitCode, because } = await world.heal({ level: "digest" })
+		expect([exitCode, because(twin)]).toEqual([8, expect.stringContaining("which is another model")])
+		expect(world.digest(model)).toBe(sha256(one))
 	})
 })
