@@ -15,11 +15,7 @@ export async function conditionOf(
 	entry: ModelEntry,
 	options: VerifyOptions,
 ): Promise<Condition> {
-	let verdict = await verifyModel(directory, entry.path, entry, options)
-	// Zeros only make one suspicious. Before gigabytes are fetched, a digest that is known decides.
-	if (verdict.status === "zero-tail" && entry.sha256 !== undefined && options.level !== "digest")
-		verdict = await verifyModel(directory, entry.path, entry, { ...options, level: "digest" })
-	const { status, right, because } = verdict
+	const { status, right, because } = await verifyModel(directory, entry.path, entry, options)
 	if (right)
 		return { state: "right", because: status === "missing" ? "it is optional, and not there" : because }
 	if (byFigures.has(status) && !isTrusted(entry)) {

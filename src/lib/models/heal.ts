@@ -9,6 +9,7 @@ import { ObjectChanged } from "../storage/object-store.ts"
 import { removePartial } from "../storage/partial-state.ts"
 import { type TransferProgress, transfer } from "../storage/transfer.ts"
 import { formatBytes } from "../ui/format.ts"
+import { isSafetensorsName } from "./directories.ts"
 import { locate } from "./kind.ts"
 import type { ModelEntry } from "./manifest.ts"
 import {
@@ -137,7 +138,10 @@ async function healFrom(
 	const difference = unverifiedDifference(entry, { sizeBytes, digest: came.digest })
 	if (difference !== undefined)
 		report.warn(`the manifest's figure was never verified, and is not this file's: ${difference}`)
-	if (expectation.digest === undefined) report.note("not proven: no digest is known; its structure is whole")
+	if (expectation.digest === undefined)
+		report.note(
+			`not proven: no digest is known; its structure ${isSafetensorsName(entry.path) ? "is whole" : "can't be judged either"}`,
+		)
 	return { from: source.name, sizeBytes, proof: expectation.proof, ...came }
 }
 
@@ -224,9 +228,10 @@ async function requireWhole(
 	const located = await locate(partialFile)
 	if (located.state !== "file") throw new OperatorError(`${partialFile} is gone: ${located.because}`)
 	await using file = await openModel(partialFile)
-	const verdict = await judge(path, { ...located, read: file.read }, { path, sizeBytes }, "structure")
-	// The manifest's sha256 acquits a model that ends in zeros.
-	if (verdict.status === "ok" || (verdict.status === "zero-tail" && sha256 === digest)) return
+	const known = sha256 === undefined ? {} : { sha256 }
+	const judged = { ...located, read: file.read, sha256: () => Promise.resolve(digest) }
+	const verdict = await judge(path, judged, { path, sizeBytes, ...known }, "structure")
+	if (verdict.status === "ok") return
 	throw new OperatorError(`${place}: what came is no whole model: ${verdict.status}: ${verdict.because}`)
 }
 

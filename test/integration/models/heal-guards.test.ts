@@ -1,8 +1,12 @@
 // What healing must never do: destroy a right model, take bytes that aren't the manifest's, or say more than it knows.
 import { mkdirSync, readFileSync, symlinkSync } from "node:fs"
 import { dirname } from "node:path"
+import { Readable } from "node:stream"
 import { afterEach, beforeEach, describe, expect, test } from "vitest"
-import { makeModel } from "../../support/model-maker.ts"
+import { verifyObject } from "../../../src/lib/models/remote.ts"
+import { verifyModel } from "../../../src/lib/models/verify.ts"
+import type { GetOptions, ObjectStore } from "../../../src/lib/storage/object-store.ts"
+import { makeHeader, makeModel, tensorsOf } from "../../support/model-maker.ts"
 import { createModelWorld, entryOf, flipped, type ModelWorld, sha256 } from "../../support/model-world.ts"
 
 const [model, other] = ["checkpoints/model.safetensors", "diffusion_models/other.safetensors"] as const
@@ -102,4 +106,50 @@ describe("a link to a model that is another one by the manifest", () => {
 		expect([exitCode, because(twin)]).toEqual([8, expect.stringContaining("which is another model")])
 		expect(world.digest(model)).toBe(sha256(one))
 	})
+})
+
+describe("a right model that ends in a megabyte of zeros", () => {
+	const zeros = "vae/zeros.safetensors"
+	const content = Buffer.concat([makeHeader(tensorsOf([3_000_000])), Buffer.alloc(3_000_000)])
+	content.fill(1, content.length - 3_000_000, content.length - 1_500_000)
+	const look = async (level: "structure" | "digest") => {
+		const onDisk = await verifyModel(world.models, zeros, entryOf(zeros, content), { level })
+		const store = {
+			head: async () => head,
+			get: async (_key: string, { range }: GetOptions = {}) =>
+				Readable.from([content.subarray(range?.first ?? 0, (range?.last ?? content.length) + 1)]),
+		} as unknown as ObjectStore
+		const head = {
+			key: zeros,
+			etag: '"made-up"',
+			sizeBytes: content.length,
+			storedAt: new Date(),
+			claimedDigest: sha256(content),
+		}
+		const options = { level, deep: false, now: () => new Date() }
+		const inVault = await verifyObject(store, head, entryOf(zeros, content), options)
+		return [onDisk.status, inVault.status]
+	}
+
+	test("is right for every command, and one without its digest is not", async () => {
+		world.write(zeros, content)
+		world.declare([entryOf(zeros, content)])
+		expect(await look("structure")).toEqual(["ok", "ok"])
+		expect((await look("digest"))[1]).toBe("ok")
+		expect((await world.backup()).outcome(zeros)).toBe("applied")
+		expect((await world.heal()).outcome(zeros)).toBe("satisfied")
+		const unknown = await verifyModel(world.models, zeros, undefined, { level: "structure" })
+		expect(unknown.status).toBe("zero-tail")
+		world.write(zeros, Buffer.concat([content.subarray(0, -1_600_000), Buffer.alloc(1_600_000)]))
+		expect((await look("structure"))[0]).toBe("zero-tail")
+	})
+})
+
+test("what has neither digest nor structure isn't called whole", async () => {
+	const path = "vae/garbage.pt"
+	await world.store(path, Buffer.from("garbage garbage"), null)
+	world.declare([{ path }])
+	const { notes, rows } = await world.heal()
+	expect(notes).toContain("not proven: no digest is known; its structure can't be judged either")
+	expect(rows.map(({ verified }) => verified)).toEqual(["not proven: no digest is known"])
 })
