@@ -31,7 +31,10 @@ export type HealOptions = {
 	models: readonly ModelEntry[]
 	/** Best first. The first whose bytes prove right is taken. */
 	sources: readonly ModelSource[]
-	/** Where to fetch to, when that isn't the directory of models itself; must exist. */
+	/**
+	 * Where to fetch to, when that isn't the directory of models itself; must exist. What an interrupted run left there
+	 * is gone on with by a run that names the same directory; no other finds it.
+	 */
 	tempDirectory?: string
 	/** Over all connections. */
 	limitBytesPerSecond?: number
@@ -62,6 +65,7 @@ export async function healModel(options: HealOptions): Promise<Healed> {
 	const { directory, entry, sources, signal, report } = options
 	const target = await findTarget(directory, entry, options.models)
 	const partial = partialsOf(target.file, options.tempDirectory)
+	for (const file of Object.values(partial)) await requirePlainPartial(file)
 	const absent: string[] = []
 	const failures: OperatorError[] = []
 	for (const source of sources) {
@@ -82,6 +86,18 @@ export async function healModel(options: HealOptions): Promise<Healed> {
 	// What could still be gone on with stays only where running again may help.
 	if (!failures.some(mayComeBack)) for (const file of Object.values(partial)) await removePartial(file)
 	throw allFailed(entry, absent, failures)
+}
+
+/** Nothing is written through a link, and what isn't ours isn't removed. */
+async function requirePlainPartial(partialFile: string): Promise<void> {
+	for (const file of [partialFile, `${partialFile}.json`]) {
+		const facts = await lstat(file).catch(() => undefined)
+		if (facts === undefined || facts.isFile()) continue
+		throw new OperatorError(`${file} is no plain file, and a model is to be fetched to that name`, {
+			exitCode: exitCodes.refusedByGuard,
+			hint: `ls -ld '${file}'; rm -r '${file}'`,
+		})
+	}
 }
 
 /** Where it is fetched to, and where it stands right before it takes its place. */
@@ -158,7 +174,9 @@ async function fetchByWayOf(
 	const came = await fetchProven(offer, expectation, fetched, target, options)
 	const access = { kind: "file", path: fetched } as const
 	const bytes = { name: "temp-dir", place: fetched, sizeBytes, access }
-	await fetchProven({ bytes }, { ...expectation, digest: came.digest }, beside, target, options)
+	// A limit is the network's.
+	const { limitBytesPerSecond: _, ...unlimited } = options
+	await fetchProven({ bytes }, { ...expectation, digest: came.digest }, beside, target, unlimited)
 	await removePartial(fetched)
 	return came
 }

@@ -1,7 +1,7 @@
 // Models come back: each that is missing or damaged, from the best source, and none that is right is touched.
-import { stat } from "node:fs/promises"
-import { join } from "node:path"
-import { exitCodes, messageOf, OperatorError } from "../errors.ts"
+import { access, constants, lstat, readdir, stat } from "node:fs/promises"
+import { dirname, join } from "node:path"
+import { codeOf, exitCodes, messageOf, OperatorError, systemError } from "../errors.ts"
 import { lockFile } from "../host/lock.ts"
 import { type Condition, conditionOf } from "../models/condition.ts"
 import { digestCacheFile, openDigestCache } from "../models/digest-cache.ts"
@@ -65,6 +65,7 @@ export function restoreModels(
 			await target.ready()
 			await requireTempDirectory(context, options.tempDirectory)
 			await noteUnlisted(context, target, models, report)
+			await noteKept(target, report, context.signal)
 			return satisfied(target.directory)
 		},
 		apply: async () => {},
@@ -147,8 +148,10 @@ function modelStep({ context, target, models, options, right, said }: Tools, ent
 		check: async (report) => {
 			if (healed !== undefined) return checkHealed(healed, report)
 			const condition = await look(report)
-			if (condition.state === "wrong")
+			if (condition.state === "wrong") {
+				await requireWritable(join(directory, path))
 				return searched(entry, condition, await modelSources(context, target, options), options)
+			}
 			if (condition.state === "doubtful") {
 				report.warn(condition.because)
 				said.set(path, { source: "in place", snapshot: "none", verified: condition.because, ok: false })
@@ -213,6 +216,36 @@ async function searched(
 	const origin = entry.url !== undefined && !fromOrigin ? `${again} --from-origin` : undefined
 	const searchedIn = reasons.length === 0 ? "no source is configured" : reasons.join("; ")
 	return unknown(`${because}; ${searchedIn}`, origin ?? hint)
+}
+
+/** Said before anything is fetched, in a dry run too. @throws {OperatorError} for what the system refuses */
+async function requireWritable(file: string): Promise<void> {
+	for (let place = dirname(file); ; place = dirname(place)) {
+		try {
+			return await access(place, constants.W_OK)
+		} catch (error) {
+			// What isn't there yet is made in the next one above.
+			if (codeOf(error) !== "ENOENT" || place === dirname(place))
+				throw systemError(error, `writing to ${place}`)
+		}
+	}
+}
+
+/** Each healing keeps what stood there, and nobody removes it by itself. */
+async function noteKept({ directory }: ModelsTarget, report: Report, signal: AbortSignal): Promise<void> {
+	const names = await readdir(directory, { recursive: true }).catch(() => [])
+	let [count, sizeBytes] = [0, 0]
+	for (const name of names) {
+		signal.throwIfAborted()
+		if (!/\.bad-\d{8}T\d{6}Z(-\d+)?$/.test(name)) continue
+		const facts = await lstat(join(directory, name)).catch(() => undefined)
+		count += facts === undefined ? 0 : 1
+		sizeBytes += facts?.size ?? 0
+	}
+	if (count > 0)
+		report.note(
+			`${count} set-aside ${count === 1 ? "copy takes" : "copies take"} ${formatBytes(sizeBytes)}; when nobody needs them: find '${directory}' -name '*.bad-*Z*' -delete`,
+		)
 }
 
 async function requireTempDirectory({ host }: StepContext, tempDirectory: string | undefined): Promise<void> {

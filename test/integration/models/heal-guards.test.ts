@@ -1,13 +1,17 @@
 // What healing must never do: destroy a right model, take bytes that aren't the manifest's, or say more than it knows.
-import { mkdirSync, readFileSync, symlinkSync } from "node:fs"
+import { execFileSync } from "node:child_process"
+import { existsSync, mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from "node:fs"
 import { dirname } from "node:path"
 import { Readable } from "node:stream"
 import { afterEach, beforeEach, describe, expect, test } from "vitest"
+import { localHost } from "../../../src/lib/host/local.ts"
+import { lockFile } from "../../../src/lib/host/lock.ts"
 import { verifyObject } from "../../../src/lib/models/remote.ts"
 import { verifyModel } from "../../../src/lib/models/verify.ts"
 import type { GetOptions, ObjectStore } from "../../../src/lib/storage/object-store.ts"
 import { makeHeader, makeModel, tensorsOf } from "../../support/model-maker.ts"
 import { createModelWorld, entryOf, flipped, type ModelWorld, sha256 } from "../../support/model-world.ts"
+import { describeWith } from "../../support/parts.ts"
 
 const [model, other] = ["checkpoints/model.safetensors", "diffusion_models/other.safetensors"] as const
 const [one, two] = [makeModel(40_000, 1), makeModel(40_000, 2)]
@@ -152,4 +156,85 @@ test("what has neither digest nor structure isn't called whole", async () => {
 	const { notes, rows } = await world.heal()
 	expect(notes).toContain("not proven: no digest is known; its structure can't be judged either")
 	expect(rows.map(({ verified }) => verified)).toEqual(["not proven: no digest is known"])
+})
+
+describeWith("instances", "a read-only share", () => {
+	test.each([false, true])(
+		"a share that can't be written to is named with what to look at (dry run: %s)",
+		async (dryRun) => {
+			world.write(other, one)
+			world.declare([entryOf(model, one)])
+			await world.store(model, one)
+			execFileSync("mount", ["--bind", world.share, world.share])
+			try {
+				execFileSync("mount", ["-o", "remount,ro,bind", world.share])
+				const { exitCode, because, hint } = await world.heal({ dryRun })
+				expect([exitCode, because(model), hint(model)]).toEqual([
+					3,
+					`writing to ${world.models}: the file system is read-only`,
+					"dmesg | tail; mount",
+				])
+				const options = { purpose: "a test", shown: "the lock" }
+				const host = localHost({
+					name: "app-1",
+					root: world.directory,
+					environment: { PATH: process.env.PATH },
+				})
+				await expect(lockFile(host, world.file(".comfyume.lock"), options)).rejects.toMatchObject({
+					message: expect.stringMatching(/the file system is read-only$/),
+				})
+			} finally {
+				execFileSync("umount", [world.share])
+			}
+		},
+	)
+})
+
+test("a directory where a model is to be fetched to is named with what to type", async () => {
+	const partial = world.file("checkpoints/.model.safetensors.comfyume.partial")
+	mkdirSync(partial, { recursive: true })
+	world.declare([entryOf(model, one)])
+	await world.store(model, one)
+	const { exitCode, because, hint } = await world.heal()
+	expect([exitCode, because(model), hint(model)]).toEqual([
+		8,
+		expect.stringContaining(`${partial} is no plain file`),
+		`ls -ld '${partial}'; rm -r '${partial}'`,
+	])
+})
+
+test("the copies that were set aside are summed up in one note", async () => {
+	world.declare([entryOf(model, one)])
+	await world.store(model, one)
+	world.write(model, "damaged")
+	expect((await world.heal()).exitCode).toBe(0)
+	const { notes } = await world.heal()
+	expect(notes).toEqual([
+		expect.stringMatching(/^1 set-aside copy takes 7 B; .*: find '.*' -name .* -delete$/),
+	])
+})
+
+test("nothing is written where the share vanishes between the look and the healing", async () => {
+	world.declare([entryOf(model, one), entryOf(other, two)])
+	await world.store(model, one)
+	await world.store(other, two)
+	const { exitCode, because } = await world.restore({
+		onEvent: (event) => {
+			if (event.event !== "checked" || event.step !== `models/${model}`) return
+			if (existsSync(world.share)) renameSync(world.share, `${world.share}-elsewhere`)
+		},
+	})
+	expect(existsSync(world.share)).toBe(false)
+	expect([exitCode, because(model)]).toEqual([expect.any(Number), expect.stringContaining(world.share)])
+	expect(exitCode).not.toBe(0)
+})
+
+test("without a bucket for models they come from who published them, where that is chosen", async () => {
+	const text = readFileSync(world.configuration, "utf8")
+	writeFileSync(world.configuration, text.replace(/^ +models: .*\n/m, ""))
+	world.write(model, one)
+	world.declare([entryOf(model, one)])
+	await expect(world.restore()).rejects.toMatchObject({ exitCode: 2 })
+	const { exitCode, outcome } = await world.restore({ fromOrigin: true })
+	expect([exitCode, outcome(model)]).toEqual([0, "satisfied"])
 })
