@@ -1,5 +1,5 @@
 // npm run build: what runs without node_modules. The CLI as a split bundle in dist/cli, which loads what it needs; the
-// services as one file each, dist/queue-manager/main.js and dist/worker-agent/main.js.
+// services as a file each, dist/queue-manager/main.js (with its thread beside it) and dist/worker-agent/main.js.
 import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises"
 import { fileURLToPath } from "node:url"
 import { build } from "esbuild"
@@ -52,9 +52,11 @@ export async function buildCli(outdir: string): Promise<void> {
 	await writeFile(`${outdir}/THIRD-PARTY-LICENSES.txt`, await licencesOf(Object.keys(metafile.inputs)))
 }
 
-/** Bundles the queue manager into one file of a directory, which is made anew. */
+/** Bundles the queue manager into a directory, which is made anew: the service, and the threads it starts for files. */
 export async function buildQueueManager(outdir: string): Promise<void> {
-	await buildService("queue-manager", outdir)
+	await buildService("queue-manager", outdir, [
+		{ in: "src/queue-manager/outputs/file-thread.ts", out: "file-thread" },
+	])
 }
 
 /** Bundles the worker agent into one file of a directory, which is made anew. */
@@ -73,14 +75,15 @@ export async function buildAuthGate(outdir: string): Promise<void> {
 async function buildService(
 	name: "queue-manager" | "worker-agent" | "auth-gate",
 	outdir: string,
+	threads: { in: string; out: string }[] = [],
 ): Promise<void> {
 	await rm(outdir, { recursive: true, force: true })
 	const { version } = JSON.parse(await readFile(`${root}package.json`, "utf8")) as { version: string }
 	const { metafile } = await build({
 		metafile: true,
 		absWorkingDir: root,
-		entryPoints: [`src/${name}/main.ts`],
-		outfile: `${outdir}/main.js`,
+		entryPoints: [{ in: `src/${name}/main.ts`, out: "main" }, ...threads],
+		outdir,
 		bundle: true,
 		format: "esm",
 		platform: "node",

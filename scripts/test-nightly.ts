@@ -1,26 +1,36 @@
-// `npm run test:nightly`: the readers of foreign files, each property with a million inputs. The tests are those that
-// `npm test` runs with thousands. Takes a quarter of an hour; arguments go to vitest, and COMFYUME_TEST_INPUTS=50000 asks
-// for fewer.
+// `npm run test:nightly`: what `npm test` tries with thousands of inputs and tens of schedules, with many more: each
+// property of the readers of foreign files with a million inputs, and the queue manager's chaos with more than a thousand
+// schedules. Takes an hour or so; arguments go to vitest. COMFYUME_TEST_INPUTS=50000 and COMFYUME_TEST_RUNS=2 ask for
+// fewer.
 import { spawnSync } from "node:child_process"
 import { fileURLToPath } from "node:url"
 
 const repository = fileURLToPath(new URL("..", import.meta.url))
-const files = [
+const readers = [
 	"formats/safetensors",
 	"formats/hostile-workflow",
 	"models/manifest",
 	"models/model-paths",
 ].map((name) => `test/unit/${name}.test.ts`)
-const { status } = spawnSync(
-	process.execPath,
-	[
-		`${repository}/node_modules/vitest/vitest.mjs`,
-		"run",
-		"--project",
-		"unit",
-		...files,
-		...process.argv.slice(2),
-	],
-	{ cwd: repository, stdio: "inherit", env: { COMFYUME_TEST_INPUTS: "1000000", ...process.env } },
-)
-process.exitCode = status ?? 1
+
+const fuzz = run("unit", readers, { COMFYUME_TEST_INPUTS: "1000000" })
+// 35 times the 30 of an ordinary run.
+const chaos = run("integration", ["test/integration/queue-manager/chaos.test.ts"], {
+	COMFYUME_TEST_RUNS: "35",
+})
+process.exitCode = fuzz || chaos
+
+/** @returns the exit code */
+function run(project: string, files: string[], defaults: Record<string, string>): number {
+	const arguments_ = ["run", "--project", project, ...files, ...process.argv.slice(2)]
+	const { status } = spawnSync(
+		process.execPath,
+		[`${repository}/node_modules/vitest/vitest.mjs`, ...arguments_],
+		{
+			cwd: repository,
+			stdio: "inherit",
+			env: { ...defaults, ...process.env },
+		},
+	)
+	return status ?? 1
+}

@@ -1,11 +1,15 @@
 // The measurements as one split bundle in dist/bench, so that comfyume is measured as it is shipped.
-import { readdirSync } from "node:fs"
+import { readdirSync, rmSync } from "node:fs"
 import { fileURLToPath } from "node:url"
 import { build } from "esbuild"
 
 const root = fileURLToPath(new URL("../..", import.meta.url))
-// P11 measures the release, and builds it.
-const goals = readdirSync(`${root}bench`).filter((file) => /^P\d+\.ts$/.test(file) && file !== "P11.ts")
+// P8 and P11 measure what is shipped as it is, and build it.
+const builders = ["P8.ts", "P11.ts"]
+const goals = readdirSync(`${root}bench`).filter(
+	(file) => /^P\d+\.ts$/.test(file) && !builders.includes(file),
+)
+rmSync(`${root}dist/bench`, { recursive: true, force: true })
 await build({
 	absWorkingDir: root,
 	entryPoints: [

@@ -3,6 +3,7 @@ import { execFileSync } from "node:child_process"
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs"
 import { cpus, loadavg, totalmem } from "node:os"
 import { fileURLToPath } from "node:url"
+import { scratch } from "./files.ts"
 
 export const root = fileURLToPath(new URL("../..", import.meta.url))
 
@@ -58,6 +59,13 @@ export function versionOf(program: string, ...argv: string[]): string | undefine
 	}
 }
 
+/** The kind of file system that is measured on. */
+function fileSystem(): string {
+	mkdirSync(scratch, { recursive: true })
+	const table = execFileSync("df", ["--output=fstype", scratch], { encoding: "utf8" })
+	return table.trim().split("\n").at(-1) ?? "?"
+}
+
 /** Writes `bench/results/<goal>.json`, and says what came of it. */
 export function publish(
 	goal: string,
@@ -87,6 +95,7 @@ export function publish(
 		}),
 		node: process.version,
 		machine: `${cpus()[0]?.model ?? "unknown"}, ${cpus().length} cores, ${Math.round(totalmem() / 2 ** 30)} GiB`,
+		filesOn: fileSystem(),
 		// Others at work on the machine are in the figures.
 		loadAverage: Number((loadavg()[0] ?? 0).toFixed(1)),
 		version: (JSON.parse(readFileSync(`${root}package.json`, "utf8")) as { version: string }).version,

@@ -13,6 +13,7 @@ type Result = {
 	rounds?: number
 	machine?: string
 	node?: string
+	filesOn?: string
 	loadAverage?: number
 	tools?: Record<string, string>
 	notes?: string[]
@@ -30,16 +31,10 @@ for (const goal of goals) {
 	const medians = Object.entries(result.mediansMs ?? result.medianMs ?? {})
 		.map(([name, ms]) => `${name} ${Math.round(ms)} ms`)
 		.join(", ")
-	const older: Comparison & { reached: boolean } = {
-		what: "`comfyume --version` against bare Node",
-		ratio: result.ratio ?? Number.NaN,
-		goal: 1.25,
-		most: true,
-		reached: result.reached,
-	}
-	for (const { what, ratio, goal: wanted, stretch, most, reached, unit = "×" } of result.comparisons ?? [
-		older,
-	]) {
+	for (const { what, ratio, goal: wanted, stretch, most, reached, unit = "×" } of comparisonsOf(
+		goal,
+		result,
+	)) {
 		const about = [result.about, what].filter((part) => part !== undefined).join(" ")
 		const bound = `${most ? "≤" : "≥"} ${wanted}${unit}${stretch === undefined ? "" : ` (${stretch})`}`
 		rows.push(
@@ -48,13 +43,28 @@ for (const goal of goals) {
 	}
 	const tools = Object.values(result.tools ?? {}).join("; ")
 	const load = result.loadAverage === undefined ? "" : `, load average ${result.loadAverage}`
+	const filesOn = result.filesOn === undefined ? "" : `, files on ${result.filesOn}`
 	const rounds = result.rounds === undefined ? "" : `, median of ${result.rounds}`
 	const notes = (result.notes ?? []).map((note) => ` ${note}`).join("")
 	facts.push(
-		`- ${goal}: Node ${result.node ?? "?"}, ${result.machine ?? "?"}${load}${rounds}. ${tools}${notes}`.trimEnd(),
+		`- ${goal}: Node ${result.node ?? "?"}, ${result.machine ?? "?"}${filesOn}${load}${rounds}. ${tools}${notes}`.trimEnd(),
 	)
 }
 const text = readFileSync(file, "utf8")
 const before = text.slice(0, text.indexOf(begin) + begin.length)
 const after = text.slice(text.indexOf(end))
 writeFileSync(file, `${before}\n\n${rows.join("\n")}\n\n${facts.join("\n")}\n\n${after}`)
+
+/** Two that are older than `publish` have but a ratio; the queue manager's are told of in its own document. */
+function comparisonsOf(
+	goal: string,
+	{ comparisons, ratio, reached }: Result,
+): (Comparison & { reached: boolean })[] {
+	if (comparisons !== undefined) return comparisons
+	const about: Record<string, Omit<Comparison, "ratio">> = {
+		P9: { what: "verifying 7 GiB of models again that have not changed, against hashing them", goal: 1000 },
+		P11: { what: "`comfyume --version` against bare Node", goal: 1.25, most: true },
+	}
+	const known = about[goal]
+	return known === undefined || ratio === undefined ? [] : [{ ...known, ratio, reached }]
+}

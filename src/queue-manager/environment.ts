@@ -42,6 +42,7 @@ const schema = z
 		SERVERLESS_ENDPOINT_B300_ON_DEMAND: z.string().optional(),
 		SERVERLESS_ACTIVE: z.enum(actives).default("default"),
 		SERVERLESS_API_KEY: secret.optional(),
+		SERVERLESS_SLOTS: whole(1, 1000).default(4),
 		NUM_WORKERS: whole(0, 10_000).default(1),
 		HOST: z.string().default("0.0.0.0"),
 		PORT: whole(0, 65_535).default(3000),
@@ -52,7 +53,7 @@ const schema = z
 			.pipe(z.enum(["trace", "debug", "info", "warn", "error", "fatal", "silent"]))
 			.default("info"),
 		WORKER_HEARTBEAT_TIMEOUT: whole(1, 86_400).default(60),
-		OUTPUTS_PATH: z.string().default("/outputs"),
+		OUTPUTS_PATH: z.string().optional(),
 		INPUTS_PATH: z.string().default("/inputs"),
 		SFS_OUTPUT_DIR: z.string().default("/mnt/sfs/outputs"),
 		SFS_POLL_INTERVAL: z.coerce.number().positive().default(3),
@@ -108,20 +109,31 @@ const gpus = {
 } as const
 
 /** What jobs run on at the moment, as the health answer names it. */
-export function activeGpu({ INFERENCE_MODE, SERVERLESS_ACTIVE }: Environment): string {
-	return INFERENCE_MODE === "serverless" ? gpus[SERVERLESS_ACTIVE] : "local"
+export function activeGpu({ INFERENCE_MODE }: Environment, active: EndpointName): string {
+	return INFERENCE_MODE === "serverless" ? gpus[active] : "local"
 }
 
-/** The endpoint that new jobs go to, if there is one. It may hold a key: show `endpointName` instead. */
-export function activeEndpoint(environment: Environment): string | undefined {
-	const byActive = {
-		default: environment.SERVERLESS_ENDPOINT,
-		"h200-spot": environment.SERVERLESS_ENDPOINT_H200_SPOT,
-		"h200-on-demand": environment.SERVERLESS_ENDPOINT_H200_ON_DEMAND,
-		"b300-spot": environment.SERVERLESS_ENDPOINT_B300_SPOT,
-		"b300-on-demand": environment.SERVERLESS_ENDPOINT_B300_ON_DEMAND,
-	}
-	return environment.INFERENCE_MODE === "serverless" ? byActive[environment.SERVERLESS_ACTIVE] : undefined
+export type EndpointName = (typeof actives)[number]
+export const endpointNames = actives
+
+/** The endpoints that are configured, by name. They may hold a key: show `endpointName` instead. */
+export function configuredEndpoints(environment: Environment): ReadonlyMap<EndpointName, string> {
+	if (environment.INFERENCE_MODE !== "serverless") return new Map()
+	const urls: [EndpointName, string | undefined][] = [
+		["default", environment.SERVERLESS_ENDPOINT],
+		["h200-spot", environment.SERVERLESS_ENDPOINT_H200_SPOT],
+		["h200-on-demand", environment.SERVERLESS_ENDPOINT_H200_ON_DEMAND],
+		["b300-spot", environment.SERVERLESS_ENDPOINT_B300_SPOT],
+		["b300-on-demand", environment.SERVERLESS_ENDPOINT_B300_ON_DEMAND],
+	]
+	return new Map(urls.flatMap(([name, url]) => (url === undefined ? [] : [[name, url] as const])))
+}
+
+/** Which endpoint new jobs go to: what an instructor chose, where that is (still) configured. */
+export function activeEndpoint(environment: Environment, chosen: string | undefined): EndpointName {
+	const isKnown = (name: string | undefined): name is EndpointName =>
+		name !== undefined && configuredEndpoints(environment).has(name as EndpointName)
+	return isKnown(chosen) ? chosen : environment.SERVERLESS_ACTIVE
 }
 
 /** A short name for an endpoint: the last part of its path, or its host's first; never its address, user or query. */

@@ -32,7 +32,7 @@ export function openEventHub(
 
 	const following = queue.follow((events) => {
 		for (const { id, fields } of events) {
-			if (fields.get("type") === "comfyume_progress") continue
+			if (!(fields.get("type") ?? "").startsWith("job_")) continue
 			const record = recordOf(fields.get("id") ?? id, fields)
 			for (const watch of watchers) watch(record)
 		}
@@ -68,9 +68,17 @@ export function openEventHub(
 		const data =
 			type === "comfyume_progress"
 				? { prompt_id: job, ...(JSON.parse(fields.get("progress") ?? "{}") as object) }
-				: await jobOf(recordOf(job, fields), position)
+				: type === "output_delivered"
+					? outputOf(job, fields)
+					: await jobOf(recordOf(job, fields), position)
 		return { id, user, text: JSON.stringify({ type, data, timestamp, id }) }
 	}
+
+	const outputOf = (job: string, fields: ReadonlyMap<string, string>) => ({
+		prompt_id: job,
+		node: fields.get("node") ?? "",
+		file: { filename: fields.get("filename") ?? "", subfolder: fields.get("user") ?? "", type: "output" },
+	})
 
 	async function jobOf(record: JobRecord, position: number | null): Promise<Job> {
 		return toJob(record, {

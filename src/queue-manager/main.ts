@@ -23,15 +23,23 @@ try {
 			if (isEnding) return
 			isEnding = true
 			logger.info({ signal }, "stopping")
+			const end = (code: number) => {
+				// Ending waits for every thread, and one that hangs in the kernel never ends: nothing else is left then.
+				if (running.stuck() > 0) {
+					logger.error({ threads: running.stuck() }, "a file system hangs; ending by force")
+					process.kill(process.pid, "SIGKILL")
+				}
+				process.exit(code)
+			}
 			running.close().then(
-				() => process.exit(0),
+				() => end(0),
 				(error: unknown) => {
 					logger.error({ err: error }, "stopping failed")
-					process.exit(1)
+					end(1)
 				},
 			)
 			// Whatever hangs must not keep it past Docker's patience.
-			setTimeout(() => process.exit(1), 9500).unref()
+			setTimeout(() => process.kill(process.pid, "SIGKILL"), 9500).unref()
 		})
 	}
 } catch (error) {

@@ -1,4 +1,5 @@
 // Starts the queue manager: queue, events, timers, server; and ends them in the opposite order.
+import { setTimeout as pause } from "node:timers/promises"
 import type { FastifyBaseLogger } from "fastify"
 import { messageOf } from "../lib/errors.ts"
 import type { Environment } from "./environment.ts"
@@ -6,8 +7,10 @@ import { waitSeconds } from "./eta.ts"
 import { openEventHub } from "./events.ts"
 import { createServer } from "./http/server.ts"
 import { createMetrics } from "./metrics.ts"
+import { openWorkerOutputs } from "./outputs/open-worker-outputs.ts"
 import { openQueue } from "./queue/queue.ts"
-import { type Service, statusCache } from "./service.ts"
+import { checkServerless, openServerless } from "./serverless/open-serverless.ts"
+import { defaultsOf, leaseMs, type Service, statusCache } from "./service.ts"
 
 const reapEveryMs = 1000
 const retainEveryMs = 60_000
@@ -16,12 +19,15 @@ const day = 86_400_000
 const kept = { records: 7 * day, dead: 30 * day, workers: day }
 // Docker waits 10 s before it kills.
 const drainMs = 8000
+const runsMs = 5000
 
 export type Running = {
 	/** Where it listens, as `http://address:port`. */
 	url: string
 	/** Takes no more work, answers what is held, ends. At most 10 s. */
 	close(): Promise<void>
+	/** Threads that a hung file system holds: the process can't end of itself while there are any. */
+	stuck(): number
 }
 
 /** Starts it. Redis need not be there yet. @throws when the port is taken */
@@ -31,6 +37,8 @@ export async function startQueueManager(
 	logger: FastifyBaseLogger,
 	now: () => number = Date.now,
 ): Promise<Running> {
+	// Before anything is opened: what is wrong with the environment ends it.
+	if (environment.INFERENCE_MODE === "serverless") checkServerless(environment)
 	const address = {
 		host: environment.REDIS_HOST,
 		port: environment.REDIS_PORT,
@@ -51,17 +59,22 @@ export async function startQueueManager(
 	const metrics = createMetrics()
 	hub.onChange(metrics.change)
 	const closing = new AbortController()
-	const service: Service = {
+	const base: Omit<Service, "serverless" | "workerOutputs"> = {
 		environment,
 		version,
 		queue,
 		hub,
 		metrics,
+		log: logger,
 		startedMs: now(),
 		now,
 		closing: closing.signal,
 		...cache,
 	}
+	const serverless = environment.INFERENCE_MODE === "serverless" ? openServerless(base, logger) : undefined
+	const { OUTPUTS_PATH: outputsRoot } = environment
+	const workerOutputs = outputsRoot === undefined ? undefined : openWorkerOutputs(base, outputsRoot)
+	const service: Service = { ...base, serverless, workerOutputs }
 
 	const server = await createServer(
 		service,
@@ -84,7 +97,8 @@ export async function startQueueManager(
 			stop()
 		}),
 		every(reapEveryMs, async () => {
-			const lost = await queue.reap(environment.JOB_TIMEOUT * 1000)
+			const adoptMs = 3 * leaseMs(environment, true)
+			const lost = await queue.reap(environment.JOB_TIMEOUT * 1000, adoptMs)
 			if (lost > 0) logger.warn({ lost }, "leases ran out")
 			trouble = ""
 		}),
@@ -93,6 +107,8 @@ export async function startQueueManager(
 
 	async function end(): Promise<void> {
 		for (const stop of timers) stop()
+		metrics.close()
+		await Promise.race([workerOutputs?.close(), pause(500, undefined, { ref: false })])
 		await hub.close()
 		await queue.close()
 	}
@@ -101,6 +117,7 @@ export async function startQueueManager(
 		await server.listen({ host: environment.HOST, port: environment.PORT })
 	} catch (error) {
 		await server.close()
+		await serverless?.close(500)
 		await end()
 		throw error
 	}
@@ -111,19 +128,11 @@ export async function startQueueManager(
 		async close() {
 			closing.abort()
 			const hurry = setTimeout(() => server.server.closeAllConnections(), drainMs)
-			await server.close()
+			await Promise.all([server.close(), serverless?.close(runsMs)])
 			clearTimeout(hurry)
 			await end()
 		},
-	}
-}
-
-/** What the environment gives; instructors may have set something else since, and that counts. */
-function defaultsOf(environment: Environment): Record<string, string> {
-	return {
-		"default:mode": environment.QUEUE_MODE,
-		"default:aging_ms": String(environment.PRIORITY_AGING * 1000),
-		"default:max_wait": String(Math.min(1800, Math.max(60, environment.SFS_MAX_WAIT))),
+		stuck: () => (serverless?.stuck() ?? 0) + (workerOutputs?.stuck() ?? 0),
 	}
 }
 

@@ -1,11 +1,14 @@
 // What the routes share: the queue, its settings, and a picture of the queue that is at most a second old.
+import type { FastifyBaseLogger } from "fastify"
 import type { Environment } from "./environment.ts"
 import { waitSeconds } from "./eta.ts"
 import type { EventHub } from "./events.ts"
 import { type Job, toJob } from "./job.ts"
 import type { Metrics } from "./metrics.ts"
+import type { WorkerOutputs } from "./outputs/open-worker-outputs.ts"
 import type { Found, Queue } from "./queue/queue.ts"
 import type { QueueStatus } from "./queue/status.ts"
+import type { Serverless } from "./serverless/open-serverless.ts"
 
 export type Service = {
 	environment: Environment
@@ -13,6 +16,11 @@ export type Service = {
 	queue: Queue
 	hub: EventHub
 	metrics: Metrics
+	log: FastifyBaseLogger
+	/** Only where jobs are handed to endpoints. */
+	serverless: Serverless | undefined
+	/** Only where OUTPUTS_PATH is set: results of workers are delivered, and stored as they come otherwise. */
+	workerOutputs: WorkerOutputs | undefined
 	startedMs: number
 	now(): number
 	/** Ends when the queue manager is about to stop: held requests answer what they know. */
@@ -51,6 +59,7 @@ export async function present(service: Service, { record, position }: Found): Pr
 	// An estimate is never worth an answer.
 	const status = await service.status().catch(() => undefined)
 	const wait = status && waitSeconds(status, record.kind, position)
+	if (wait !== undefined && wait !== null) service.metrics.expect(record, wait)
 	return toJob(record, { position, waitSeconds: wait ?? null })
 }
 
@@ -70,4 +79,14 @@ export const levelOf = (environment: Environment, priority: number) =>
 /** How long a worker's lease lasts: one that heartbeats keeps it by that, any other has the job's time and some more. */
 export function leaseMs(environment: Environment, heartbeats: boolean): number {
 	return heartbeats ? environment.WORKER_HEARTBEAT_TIMEOUT * 1000 : (environment.JOB_TIMEOUT + 120) * 1000
+}
+
+/** What the environment gives; instructors may have set something else since, and that counts. */
+export function defaultsOf(environment: Environment): Record<string, string> {
+	return {
+		"default:mode": environment.QUEUE_MODE,
+		"default:aging_ms": String(environment.PRIORITY_AGING * 1000),
+		"default:endpoint": environment.SERVERLESS_ACTIVE,
+		"default:max_wait": String(Math.min(1800, Math.max(60, environment.SFS_MAX_WAIT))),
+	}
 }

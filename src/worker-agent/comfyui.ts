@@ -1,5 +1,4 @@
 // The ComfyUI beside the agent, over its own HTTP API.
-import { createHash } from "node:crypto"
 import { z } from "zod"
 import { ask, RefusedError } from "./http.ts"
 
@@ -59,23 +58,6 @@ const refusalSchema = z.object({
 		)
 		.catch({}),
 })
-
-/**
- * The prompt id of one attempt at a job: the same whenever it is asked for, so that a prompt can be found again. Newer
- * ComfyUIs accept nothing but a UUID here.
- */
-export function promptIdOf(jobId: string, attempt: number): string {
-	const hex = createHash("sha256").update(`${jobId} ${attempt}`).digest("hex")
-	// Version 8, variant 10: a UUID of one's own making.
-	const variant = ((Number.parseInt(hex.slice(16, 17), 16) & 3) | 8).toString(16)
-	return [
-		hex.slice(0, 8),
-		hex.slice(8, 12),
-		`8${hex.slice(13, 16)}`,
-		`${variant}${hex.slice(17, 20)}`,
-		hex.slice(20, 32),
-	].join("-")
-}
 
 /** Every call throws `UnreachableError` when ComfyUI doesn't answer. */
 export function comfyuiAt(url: string) {

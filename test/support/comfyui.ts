@@ -27,6 +27,8 @@ export type ComfyuiOptions = {
 	noMetadata?: boolean
 	/** Accepts prompts and never runs them, as a replica that is about to go away. */
 	neverExecutes?: boolean
+	/** As newer ones do: a prompt's id is a UUID, or the prompt is refused. */
+	wantsUuids?: boolean
 	port?: number
 	/** Bytes, for `/system_stats`. */
 	vram?: { total: number; free: number }
@@ -169,6 +171,8 @@ export async function startComfyui(options: ComfyuiOptions) {
 	function post(path: string, body: Record<string, unknown>): [number, unknown] {
 		if (path === "/prompt") {
 			if (!isRecord(body["prompt"])) return [400, { error: noPrompt, node_errors: {} }]
+			if (options.wantsUuids === true && !uuid.test(String(body["prompt_id"])))
+				return [400, { error: { ...noPrompt, message: "prompt_id must be a valid UUID" }, node_errors: {} }]
 			const found = validate(body["prompt"] as Prompt)
 			if (found.state === "invalid") return [400, { error: found.error, node_errors: found.nodeErrors }]
 			const promptId = String(body["prompt_id"] ?? randomUUID())
@@ -299,6 +303,7 @@ export async function startComfyui(options: ComfyuiOptions) {
 	}
 }
 
+const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
 const noPrompt: Problem = { type: "no_prompt", message: "No prompt provided", details: "", extra_info: {} }
 
 const row = ({ number, promptId, prompt, extraData, outputs }: Item) => [

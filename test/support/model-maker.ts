@@ -39,8 +39,14 @@ export function makeModel(sizeBytes: number, seed = 1): Buffer {
  * @param lastBytes bytes of data at its end; without any the file ends in the hole
  */
 export function writeSparseModel(file: string, dataBytes: number, lastBytes = 4096): void {
+	writeSparseModelOf(file, [Math.floor(dataBytes / 2), Math.ceil(dataBytes / 2)], lastBytes)
+}
+
+/** The same with tensors of these sizes. */
+export function writeSparseModelOf(file: string, sizes: readonly number[], lastBytes = 4096): void {
 	mkdirSync(dirname(file), { recursive: true })
-	const header = makeHeader(tensorsOf([Math.floor(dataBytes / 2), Math.ceil(dataBytes / 2)]))
+	const header = makeHeader(tensorsOf(sizes))
+	const dataBytes = sizes.reduce((sum, size) => sum + size, 0)
 	const descriptor = openSync(file, "w")
 	writeSync(descriptor, header)
 	ftruncateSync(descriptor, header.length + dataBytes)

@@ -4,7 +4,7 @@ import { randomUUID } from "node:crypto"
 import { fileURLToPath } from "node:url"
 import { poll } from "./poll.ts"
 
-const main = fileURLToPath(new URL("../../src/queue-manager/main.ts", import.meta.url))
+const source = fileURLToPath(new URL("../../src/queue-manager/main.ts", import.meta.url))
 
 export type TestQueueManager = {
 	/** As `http://127.0.0.1:40000`. */
@@ -24,7 +24,7 @@ export type TestQueueManager = {
  */
 export async function startQueueManager(
 	environment: Readonly<Record<string, string>>,
-	{ waitForRedis = true } = {},
+	{ waitForRedis = true, main = source } = {},
 ): Promise<TestQueueManager> {
 	const child = spawn(process.execPath, [main], {
 		stdio: ["ignore", "pipe", "pipe"],

@@ -8,13 +8,13 @@ import { setTimeout as pause } from "node:timers/promises"
 import { Secret } from "../../src/lib/secret.ts"
 import { type Files, openFilePool } from "../../src/queue-manager/outputs/file-pool.ts"
 import type { SettleTimes } from "../../src/queue-manager/outputs/settle.ts"
+import type { Outcome, TransportJob } from "../../src/queue-manager/transport.ts"
 import { openEndpoints } from "../../src/queue-manager/transports/endpoints.ts"
 import {
 	type SharedFilesystem,
 	type SharedFilesystemOptions,
 	sharedFilesystem,
 } from "../../src/queue-manager/transports/shared-filesystem.ts"
-import type { Outcome, TransportJob } from "../../src/queue-manager/transports/transport.ts"
 import { type Comfyui, type ComfyuiOptions, startComfyui } from "./comfyui.ts"
 import type { Timing } from "./comfyui-files.ts"
 import { fileRecords } from "./delivery-records.ts"
@@ -74,6 +74,7 @@ export async function createShareWorld(
 			await startComfyui({
 				outputDirectory: options.gpuShare === true ? other : share,
 				timing: quickTiming,
+				wantsUuids: true,
 				...options.comfyui,
 			}),
 		)

@@ -3,14 +3,9 @@ import { createHash, type Hash } from "node:crypto"
 import { constants, openSync, write } from "node:fs"
 import type { MessagePort } from "node:worker_threads"
 import { bookBytes, type Control, countBytes, isStopped } from "./control.ts"
+import { ExchangeFailed } from "./exchange-failed.ts"
 import { readAhead, stoppedError } from "./hash-job.ts"
-import {
-	type Exchange,
-	ExchangeFailed,
-	type HttpConnection,
-	type HttpHead,
-	httpConnection,
-} from "./http-client.ts"
+import { type Exchange, type HttpConnection, type HttpHead, httpConnection } from "./http-client.ts"
 import type { Jobs } from "./worker-pool.ts"
 
 type Input = Jobs["block"]["input"]

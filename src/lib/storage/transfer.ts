@@ -4,6 +4,7 @@ import { availableParallelism } from "node:os"
 import { codeOf, OperatorError, systemError } from "../errors.ts"
 import type { ByteSource } from "./byte-source.ts"
 import { bytesCounted, newControl, stop } from "./control.ts"
+import { type EarlyFlush, earlyFlush } from "./early-flush.ts"
 import { ObjectChanged } from "./object-store.ts"
 import { noteBlock, removePartial, removePartialState } from "./partial-state.ts"
 import {
@@ -107,6 +108,7 @@ async function transferOnce(source: ByteSource, options: TransferOptions): Promi
 	let misleads = false
 	let doneBytes = 0
 	let shownBytes = 0
+	let flush: EarlyFlush | undefined
 	const follower =
 		expected.blocks === undefined ? follow(pool, threads, options, size, source, control) : undefined
 	const run: Run = {
@@ -128,6 +130,7 @@ async function transferOnce(source: ByteSource, options: TransferOptions): Promi
 			noting = noteBlock(partialFile, block, digest)
 			await noting
 			run.onDone(block)
+			flush?.wrote(size)
 		},
 		stretch: (block) => ({ first: block * size, last: Math.min((block + 1) * size, sizeBytes) - 1 }),
 	}
@@ -145,6 +148,7 @@ async function transferOnce(source: ByteSource, options: TransferOptions): Promi
 	try {
 		const found = await findCandidates(run)
 		file = await prepare(run, { goesOn: found.candidates.size > 0, noted: found.noted })
+		flush = earlyFlush(file)
 		await proveBlocks(run, found, threads)
 		if (options.seedFile !== undefined) await takeSeed(run, options.seedFile, threads)
 		cameFor.proof = doneBytes
@@ -156,7 +160,7 @@ async function transferOnce(source: ByteSource, options: TransferOptions): Promi
 			misleads = true
 			throw new OperatorError(`${place}: its digest is ${digest} instead of ${expected.digest}`)
 		}
-		await file.sync()
+		await flush.finish()
 		await file.close()
 		file = undefined
 		await removePartialState(partialFile)

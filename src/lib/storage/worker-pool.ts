@@ -3,7 +3,7 @@ import { type MessagePort, type Transferable, Worker } from "node:worker_threads
 import { codeOf, messageOf, OperatorError } from "../errors.ts"
 import type { HttpLimits, HttpRequest } from "./byte-source.ts"
 import type { Control } from "./control.ts"
-import { ExchangeFailed } from "./http-client.ts"
+import { ExchangeFailed } from "./exchange-failed.ts"
 
 /** What a worker can be asked for; `transfer-worker.ts` does it. */
 export type Jobs = {

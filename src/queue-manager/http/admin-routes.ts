@@ -1,17 +1,19 @@
 // What instructors set: mode, pause, caps, weights, how long clients wait, the banner.
-import type { Service } from "../service.ts"
+import { defaultsOf, type Service } from "../service.ts"
 import { parseBody } from "./body.ts"
+import { HttpError } from "./errors.ts"
 import * as shape from "./schemas.ts"
 import type { App } from "./server.ts"
 
 /** Registers the routes. */
 export function adminRoutes(app: App, service: Service): void {
-	const { queue } = service
+	const { queue, environment } = service
 	const config = { access: "admin" as const }
 	const tags = ["admin"]
 
 	async function configure(settings: Record<string, string>) {
-		const changed = await queue.configure(settings)
+		// The environment's defaults first: in its first second nobody may have set them yet, and they would come after.
+		const changed = await queue.configure({ ...defaultsOf(environment), ...settings })
 		service.refresh()
 		return changed
 	}
@@ -48,6 +50,32 @@ export function adminRoutes(app: App, service: Service): void {
 			)
 		})
 	}
+
+	// In local mode there is none, and that is told rather than pretended.
+	const endpointsOf = async () => {
+		if (service.serverless === undefined)
+			throw new HttpError(404, "There are no endpoints: INFERENCE_MODE is not serverless")
+		const endpoints = await service.serverless.endpoints()
+		return {
+			active: endpoints.find(({ isActive }) => isActive)?.name ?? null,
+			endpoints: endpoints.map(({ isActive, isBlocked, ...rest }) => ({
+				...rest,
+				active: isActive,
+				blocked: isBlocked,
+			})),
+		}
+	}
+	app.get("/endpoint", { config, schema: { tags } }, endpointsOf)
+	app.put("/endpoint", { config, schema: { body: shape.endpointBody, tags } }, async (request) => {
+		const { endpoint } = parseBody(shape.endpointBody, request.body)
+		const { endpoints } = await endpointsOf()
+		if (!endpoints.some(({ name }) => name === endpoint)) {
+			const known = endpoints.map(({ name }) => name).join(", ")
+			throw new HttpError(422, `The endpoint ${endpoint} is not configured; there are: ${known}`)
+		}
+		await configure({ endpoint })
+		return endpointsOf()
+	})
 
 	app.put("/banner", { config, schema: { body: shape.bannerBody, tags } }, async (request) => {
 		const banner = parseBody(shape.bannerBody, request.body)

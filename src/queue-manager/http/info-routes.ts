@@ -1,6 +1,6 @@
 // What is told to everybody: health, counters, metrics, the API's document, the banner; and what browsers report.
 import { setTimeout as pause } from "node:timers/promises"
-import { activeEndpoint, activeGpu, endpointName } from "../environment.ts"
+import { activeEndpoint, activeGpu, configuredEndpoints, endpointName } from "../environment.ts"
 import { RedisDownError } from "../queue/connection.ts"
 import type { Service } from "../service.ts"
 import { parseBody } from "./body.ts"
@@ -22,12 +22,17 @@ export function infoRoutes(app: App, service: Service): void {
 	app.get("/health", { config: open, schema: { tags } }, async () => {
 		const counters = queue.isReady() ? queue.status(activeMs).catch(() => undefined) : undefined
 		const status = await Promise.race([counters, pause(healthMs, undefined, { ref: false })])
+		const active = activeEndpoint(environment, status?.config.get("endpoint"))
+		const endpoints =
+			status === undefined ? undefined : await service.serverless?.endpoints().catch(() => undefined)
+		const preflight = endpoints?.find(({ isActive }) => isActive)?.preflight
 		return {
 			status: status === undefined ? "unhealthy" : "healthy",
 			version: service.version,
 			inference_mode: environment.INFERENCE_MODE,
-			active_gpu: activeGpu(environment),
-			serverless_endpoint: endpointName(activeEndpoint(environment)),
+			active_gpu: activeGpu(environment, active),
+			serverless_endpoint: endpointName(configuredEndpoints(environment).get(active)),
+			...(service.serverless !== undefined && { serverless_preflight: preflight ?? "unchecked" }),
 			redis_connected: status !== undefined,
 			workers_active: status?.activeWorkers ?? null,
 			queue_depth: status?.waiting ?? null,
@@ -56,7 +61,8 @@ export function infoRoutes(app: App, service: Service): void {
 
 	app.get("/metrics", { config: open, schema: { hide: true } }, async (_request, reply) => {
 		const status = queue.isReady() ? await queue.status(activeMs).catch(() => undefined) : undefined
-		return reply.type(metrics.contentType).send(await metrics.page(status, hub.clients()))
+		const endpoints = await service.serverless?.endpoints().catch(() => undefined)
+		return reply.type(metrics.contentType).send(await metrics.page(status, hub.clients(), endpoints))
 	})
 
 	app.get("/openapi.json", { config: open, schema: { hide: true } }, async () => app.swagger())

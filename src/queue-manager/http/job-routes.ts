@@ -2,6 +2,7 @@
 import type { FastifyReply, FastifyRequest } from "fastify"
 import { z } from "zod"
 import { isAdmin, mayActFor } from "../identity.ts"
+import { WorkflowRefused } from "../outputs/prefix.ts"
 import type { Found } from "../queue/queue.ts"
 import { levelOf, presentText, type Service } from "../service.ts"
 import { bytesOf, mostSubmitBytes, parseBody, readSubmit } from "./body.ts"
@@ -48,6 +49,7 @@ export function jobRoutes(app: App, service: Service): void {
 			throw new HttpError(403, `${request.principal.name} may not submit for ${body.user}`)
 		}
 		allowPriority(request, body.priority)
+		refuseUnfit(body.workflow)
 		const submitted = await queue.submit({
 			user: body.user,
 			priority: body.priority,
@@ -66,6 +68,17 @@ export function jobRoutes(app: App, service: Service): void {
 		// Its client shows the result itself and waits for it.
 		if (body.source !== "serverless_proxy") return submitted.found
 		return heldUntilDone(service, submitted.found, request.socket)
+	}
+
+	/** What no endpoint could run, or whose files could not be found, is told now and not after a GPU was woken. */
+	function refuseUnfit(workflow: Buffer): void {
+		try {
+			service.serverless?.checkWorkflow(workflow)
+		} catch (error) {
+			if (!(error instanceof WorkflowRefused)) throw error
+			const msg = error.hint === undefined ? error.message : `${error.message}; ${error.hint}`
+			throw new HttpError(422, [{ loc: ["body", "workflow"], msg, type: "workflow_refused" }])
+		}
 	}
 
 	app.get(

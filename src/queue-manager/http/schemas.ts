@@ -1,5 +1,6 @@
 // The shapes of requests and answers: what validates is what the API document shows.
 import { z } from "zod"
+import { endpointNames } from "../environment.ts"
 import { modes, statuses } from "../job.ts"
 import { priority, userId } from "./body.ts"
 
@@ -76,6 +77,7 @@ export const shareBody = z.object({
 	user_id: z.union([userId, z.literal("*")]),
 	value: z.number().positive().max(1000).nullable().describe("null takes it away"),
 })
+export const endpointBody = z.object({ endpoint: z.enum(endpointNames) })
 export const bannerBody = z.object({
 	text: z.string().max(1000),
 	level: z.enum(["info", "warning", "error"]).default("info"),

@@ -2,7 +2,7 @@
 import type { FastifyRequest } from "fastify"
 import type { Principal } from "../identity.ts"
 import { leaseMs, type Service } from "../service.ts"
-import { bytesOf, mostResultBytes, parseBody, readComplete } from "./body.ts"
+import { bytesOf, type CompleteBody, mostResultBytes, parseBody, readComplete } from "./body.ts"
 import { HttpError } from "./errors.ts"
 import * as shape from "./schemas.ts"
 import type { App } from "./server.ts"
@@ -56,7 +56,8 @@ export function workerRoutes(app: App, service: Service): void {
 		},
 		async (request, reply) => {
 			const { job_id: id } = request.query
-			const { result, failure } = await readComplete(request.body)
+			const said = await readComplete(request.body)
+			const { result, failure, directory } = await delivered(request, id, said)
 			const answer = await queue.settle({
 				...holderOf(request),
 				id,
@@ -65,10 +66,27 @@ export function workerRoutes(app: App, service: Service): void {
 				result,
 				retryable: false,
 			})
+			if (answer.state === "done" && directory !== undefined) await service.workerOutputs?.clear(directory)
 			reply.header(recordedHeader, String(answer.state === "done"))
 			return settled(request, id, answer)
 		},
 	)
+
+	/** The result with its files in the user's directory, for the one who has the job; anybody else's stays untouched. */
+	async function delivered(
+		request: FastifyRequest,
+		id: string,
+		said: CompleteBody,
+	): Promise<CompleteBody & { directory?: string | undefined }> {
+		if (service.workerOutputs === undefined || said.failure !== undefined) return said
+		const { token, principal } = holderOf(request)
+		const held = await queue.holder(id, token, principal)
+		if (held.state !== "held") return said
+		const { user, attempt } = held
+		const delivery = await service.workerOutputs.deliver({ id, user, attempt }, said.result)
+		const { failure, directory } = delivery
+		return { result: Buffer.from(JSON.stringify(delivery.result)), failure, directory }
+	}
 
 	app.post(
 		"/workers/fail-job",

@@ -3,10 +3,10 @@
 // anything. Where it is found to have that name already, the content says that it is ours.
 import { createHash } from "node:crypto"
 import { OperatorError } from "../../lib/errors.ts"
-import { attribute } from "./attribution.ts"
+import { type Attribution, attribute } from "./attribution.ts"
 import type { Files } from "./file-pool.ts"
 import { knownEndings, type OutputKey, sortFile } from "./kinds.ts"
-import type { Copied } from "./operations.ts"
+import type { Copied, Inspection } from "./operations.ts"
 import type { OutputPlan } from "./prefix.ts"
 import type { DeliveryId, DeliveryRecord, DeliveryRecords } from "./records.ts"
 import type { WatchedFile } from "./watch.ts"
@@ -24,7 +24,14 @@ export type DeliveryOptions = {
 	endings?: readonly string[]
 }
 
-export type DeliveryJob = { job: string; attempt: string; user: string; plan: OutputPlan }
+export type DeliveryJob = {
+	job: string
+	attempt: string
+	user: string
+	plan: OutputPlan
+	/** Whose a picture is; without it, whose the plan says. */
+	origin?: (prompt: Inspection["prompt"]) => Attribution
+}
 
 export type Delivery =
 	| { state: "delivered"; node: string; key: OutputKey; isFilm: boolean; filename: string; isFirst: boolean }
@@ -66,7 +73,7 @@ export async function deliverFile(
 		await removeParts(options, job, id)
 		return { state: "delivered", ...given, filename: before.filename, isFirst: false }
 	}
-	const origin = attribute(inspection.prompt, job.plan, node)
+	const origin = job.origin?.(inspection.prompt) ?? attribute(inspection.prompt, job.plan, node)
 	if (origin.state === "foreign") {
 		await quarantine(options, job, name)
 		return { state: "quarantined", node, file: name, because: origin.because }
@@ -87,7 +94,7 @@ async function bring(
 	await files.makeOwn(directory)
 	await removeParts({ files, outputsRoot }, job, id)
 	const part = { root: outputsRoot, path: `${user}/${partPrefix(id)}${randomId()}.part` }
-	const from = { root: shareRoot, path: `${plan.directory}/${file.name}` }
+	const from = { root: shareRoot, path: plan.directory === "" ? file.name : `${plan.directory}/${file.name}` }
 	const deadlineMs = 60_000 + Math.ceil((file.inspection?.sizeBytes ?? 0) / slowestBytesPerMs)
 	const copied = await files.copy({ from, to: part, mostBytes }, { deadlineMs })
 	const arrived = await files.inspect(part, { deadlineMs })

@@ -2,6 +2,7 @@
 // `cq/<day>/<job>/a<attempt>/<node>~<base name>`. Counters race in a directory that jobs share, and ComfyUI's cache
 // writes no file at all for a graph it has just run; with this, one readdir is one job.
 import { exitCodes, OperatorError } from "../../lib/errors.ts"
+import { promptIdOf } from "../../lib/formats/prompt-id.ts"
 
 /** A node of a prompt as ComfyUI's API takes it. */
 export type PromptNode = { class_type: string; inputs: Record<string, unknown> } & Record<string, unknown>
@@ -50,7 +51,7 @@ export class WorkflowRefused extends OperatorError {
 
 /** The id ComfyUI knows this attempt by. */
 export function promptId({ job, attempt, submission = 1 }: AttemptName): string {
-	return submission === 1 ? `${job}-a${attempt}` : `${job}-a${attempt}-${submission}`
+	return promptIdOf(job, attempt, submission)
 }
 
 /** The attempt's directory below the root of outputs on the share. */

@@ -11,7 +11,10 @@ export type FarSide = {
 	write(path: { subfolder: string; filename: string }, text: string): Promise<void>
 }
 
-export type Preflight = { state: "same-volume" } | { state: "failed"; because: string; hint: string }
+/** `reason`: two volumes; our side can't be written; the GPU's side can't be asked, which proves nothing. */
+export type Preflight =
+	| { state: "same-volume" }
+	| { state: "failed"; reason: "volume" | "share" | "unreachable"; because: string; hint: string }
 
 export const preflightDirectory = "cq/preflight"
 
@@ -37,6 +40,7 @@ export async function preflight(options: {
 		await files.write({ ...place(ours), text: id })
 	} catch (error) {
 		return failed(
+			"share",
 			`${shareRoot} can't be written: ${messageOf(error)}`,
 			codeOf(error) === "EACCES" ? `chmod 1777 ${shareRoot}` : `findmnt --target ${shareRoot}`,
 		)
@@ -48,6 +52,7 @@ export async function preflight(options: {
 			if (text === id) break
 			if (clock.nowMs() >= until)
 				return failed(
+					"volume",
 					"the GPU doesn't see what is written here: its output directory is another one",
 					sameVolume,
 				)
@@ -57,6 +62,7 @@ export async function preflight(options: {
 		return await seenHere(options, theirs, id, clock.nowMs() + deadlineMs)
 	} catch (error) {
 		return failed(
+			"unreachable",
 			`the GPU's side could not be asked: ${messageOf(error)}`,
 			"check SERVERLESS_ENDPOINT and SERVERLESS_API_KEY",
 		)
@@ -89,9 +95,11 @@ async function seenHere(
 				if (!(error instanceof FileTrouble)) throw error
 			}
 		}
-		if (clock.nowMs() >= untilMs) return failed("what the GPU writes isn't seen here", sameVolume)
+		if (clock.nowMs() >= untilMs) return failed("volume", "what the GPU writes isn't seen here", sameVolume)
 		await clock.wait(500)
 	}
 }
 
-const failed = (because: string, hint: string): Preflight => ({ state: "failed", because, hint })
+function failed(reason: "volume" | "share" | "unreachable", because: string, hint: string): Preflight {
+	return { state: "failed", reason, because, hint }
+}

@@ -4,6 +4,7 @@ import { type JobRecord, type Priority, recordOf, type Status } from "../job.ts"
 import { type RingRow, turnsBefore } from "../policy.ts"
 import { openConnection, type RedisAddress, type Reply } from "./connection.ts"
 import { type EventPage, followEvents, pageOf } from "./events.ts"
+import { pushMoves } from "./push-moves.ts"
 import { mapOf } from "./reply.ts"
 import { scripts } from "./scripts.ts"
 import { type QueueStatus, readStatus } from "./status.ts"
@@ -27,6 +28,7 @@ export type Claimed = {
 	id: string
 	user: string
 	attempt: number
+	createdMs: number
 	/** What proves that it is this worker's. */
 	token: string
 	metadata: Buffer
@@ -138,17 +140,33 @@ export function openQueue(address: RedisAddress, workshop: string, onTrouble: (e
 		},
 
 		/** The next job for a worker, by the mode of this moment. */
-		async claim(worker: string, principal: string, leaseMs: number, heartbeats: boolean) {
+		async claim(
+			worker: string,
+			principal: string,
+			leaseMs: number,
+			heartbeats: boolean,
+			endpoint?: { name: string; slots: number },
+		) {
 			const token = randomUUID()
-			const args = [worker, principal, token, leaseMs, heartbeats ? 1 : 0, largeBytes]
+			const on = [endpoint?.name ?? "", endpoint?.slots ?? 0]
+			const args = [worker, principal, token, leaseMs, heartbeats ? 1 : 0, largeBytes, ...on]
 			const reply = await main.run(scripts.claim, base, args)
 			if (reply === null) return undefined
-			const [id, user, attempt, metadata, small] = reply as [string, string, number, string, string | null]
+			const [id, user, attempt, metadata, small, created] = reply as [
+				string,
+				string,
+				number,
+				string,
+				string | null,
+				string,
+			]
+			const createdMs = Number(created)
 			try {
 				const workflow =
 					small === null ? await bulk.bytes(`${base}:payload:${id}`, "workflow") : Buffer.from(small)
 				if (workflow === null) throw new Error(`the workflow of ${id} is gone`)
-				return { id, user, attempt, token, metadata: Buffer.from(metadata), workflow } satisfies Claimed
+				const claimed = { id, user, attempt, createdMs, token, metadata: Buffer.from(metadata), workflow }
+				return claimed satisfies Claimed
 			} catch (error) {
 				await main.run(scripts.giveBack, base, [id, token]).catch(() => undefined)
 				throw error
@@ -215,9 +233,13 @@ export function openQueue(address: RedisAddress, workshop: string, onTrouble: (e
 			return mapOf((await main.run(scripts.setShare, base, [what, user, value ?? ""])) as string[])
 		},
 
-		/** Takes jobs from workers whose lease ran out. @returns how many */
-		async reap(timeoutMs: number): Promise<number> {
-			return Number(await main.run(scripts.reap, base, [timeoutMs, 50]))
+		/**
+		 * Takes jobs from workers whose lease ran out.
+		 * @param adoptMs for which a job that an endpoint has may yet be taken over
+		 * @returns how many
+		 */
+		async reap(timeoutMs: number, adoptMs = 0): Promise<number> {
+			return Number(await main.run(scripts.reap, base, [timeoutMs, 50, adoptMs]))
 		},
 
 		/** Forgets what was kept long enough. @returns how many records went */
@@ -227,6 +249,7 @@ export function openQueue(address: RedisAddress, workshop: string, onTrouble: (e
 		},
 
 		find,
+		...pushMoves({ main, bulk, base }, upload),
 
 		/** Records of several jobs as they are now, without results; those that are gone are left out. */
 		findMany: (ids: readonly string[]) => read(false, 0, ids),

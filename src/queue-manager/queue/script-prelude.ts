@@ -31,6 +31,10 @@ export function script(name: string, body: string): Script {
  * | `workers`, `worker:<w>` | zset by last sign of life; hash: what it said of itself |
  * | `config`, `caps`, `weights`, `totals` | hashes |
  * | `idempotency:<user>:<key>` | string id |
+ * | `endpoint:<e>` | set id: what an endpoint has at this moment, counted over all queue managers |
+ * | `late` | zset id by when somebody else may wait for its late files |
+ * | `delivery:<job>:<attempt>:<file>` | hash: a file's name in its user's directory, and whether it is there |
+ * | `name:<user>:<filename>` | string: the file that has this name |
  * | `events` | stream, of bounded length |
  */
 const prelude = `
@@ -139,7 +143,8 @@ local function total(name) call("HINCRBY", key("totals"), name, 1) end
 local function release(job)
   call("ZREM", key("leases"), job.id)
   if call("HINCRBY", key("running"), job.user, -1) <= 0 then call("HDEL", key("running"), job.user) end
-  call("HDEL", key("job:" .. job.id), "token", "holder")
+  if job.endpoint then call("SREM", key("endpoint:" .. job.endpoint), job.id) end
+  call("HDEL", key("job:" .. job.id), "token", "holder", "endpoint", "adoptions", "handed")
   if job.worker and call("HGET", key("worker:" .. job.worker), "job") == job.id then
     call("HDEL", key("worker:" .. job.worker), "job")
   end

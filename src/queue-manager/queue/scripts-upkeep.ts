@@ -39,17 +39,23 @@ return call("HGETALL", key(ARGV[1]))
 )
 
 // Leases that ran out by Redis' clock.
-// ARGV: job timeout ms, most at a time
+// ARGV: job timeout ms, most at a time, ms for which a job that an endpoint has may yet be taken over
 // Gives: how many
 export const reap = script(
 	"reap",
 	`
-local ids = call("ZRANGE", key("leases"), "-inf", now, "BYSCORE", "LIMIT", 0, ARGV[2])
-for _, id in ipairs(ids) do
+local reaped = 0
+for _, id in ipairs(call("ZRANGE", key("leases"), "-inf", now, "BYSCORE")) do
+  if reaped >= tonumber(ARGV[2]) then break end
   local job = load(id)
-  if not job or job.status ~= "running" then
+  reaped = reaped + 1
+  local isLate = job and job.started and now >= tonumber(job.started) + tonumber(ARGV[1])
+  if job and job.status == "running" and job.endpoint and not isLate
+    and now < tonumber(call("ZSCORE", key("leases"), id)) + tonumber(ARGV[3]) then
+    reaped = reaped - 1
+  elseif not job or job.status ~= "running" then
     call("ZREM", key("leases"), id)
-  elseif job.heartbeat == "1" and now >= tonumber(job.started) + tonumber(ARGV[1]) then
+  elseif job.heartbeat == "1" and isLate then
     -- Its worker is alive and the job is not: another attempt would take as long.
     release(job)
     finish(job, "failed", "it ran longer than " .. math.floor(tonumber(ARGV[1]) / 1000) .. " s")
@@ -58,7 +64,7 @@ for _, id in ipairs(ids) do
     lose(job, (job.worker or "its worker") .. " was not heard of any more")
   end
 end
-return #ids
+return reaped
 `,
 )
 

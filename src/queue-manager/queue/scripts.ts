@@ -1,5 +1,15 @@
 // The engine's moves. Each is one script: record, order, lease and event change together or not at all.
 import { script } from "./script-prelude.ts"
+import {
+	adopt,
+	amend,
+	completeDelivery,
+	handOver,
+	holder,
+	keepLate,
+	reserveName,
+	takeLate,
+} from "./scripts-push.ts"
 import { configure, dead, read, reap, retain, setShare, status } from "./scripts-upkeep.ts"
 
 // A job comes in. Its payload was written before, with a short TTL; here it becomes lasting.
@@ -38,23 +48,26 @@ return { "created", publish(id, "job_created"), now, rank }
 )
 
 // A worker takes the next job by the mode of this moment.
-// ARGV: worker, principal or "", token, lease ms, 1 if the worker heartbeats, largest workflow to hand over here
-// Gives: false, or {id, user, attempt, metadata, workflow or false when it is larger than that}
+// ARGV: worker, principal or "", token, lease ms, 1 if the worker heartbeats, largest workflow to hand over here,
+//   endpoint or "" when a worker fetches it, how many jobs that endpoint may have
+// Gives: false, or {id, user, attempt, metadata, workflow or false when it is larger than that, created}
 const claim = script(
 	"claim",
 	`
 local worker, holder, token, lease, heartbeat = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local inline = tonumber(ARGV[6])
+local inline, endpoint = tonumber(ARGV[6]), ARGV[7]
 call("ZADD", key("workers"), now, worker)
 
 -- Who polls for another has no job any more.
 local abandoned = call("HGET", key("worker:" .. worker), "job")
-if abandoned then
+-- Slots of an endpoint have the same names in every queue manager: what one of them asks for says nothing of the others.
+if abandoned and endpoint == "" then
   local job = load(abandoned)
   if job and job.status == "running" and job.worker == worker then lose(job, worker .. " polled for another job") end
   call("HDEL", key("worker:" .. worker), "job")
 end
 if setting("paused") == "1" then return false end
+if endpoint ~= "" and call("SCARD", key("endpoint:" .. endpoint)) >= tonumber(ARGV[8]) then return false end
 
 local capped = call("HLEN", key("caps")) > 0
 local function mayRun(user)
@@ -108,6 +121,10 @@ while true do
     call("HSET", key("job:" .. id), "started", text(now), "worker", worker, "token", token, "holder", holder,
       "heartbeat", heartbeat)
     local attempt = call("HINCRBY", key("job:" .. id), "attempt", 1)
+    if endpoint ~= "" then
+      call("HSET", key("job:" .. id), "endpoint", endpoint)
+      call("SADD", key("endpoint:" .. endpoint), id)
+    end
     call("ZADD", key("leases"), now + lease, id)
     call("HINCRBY", key("running"), job.user, 1)
     call("HSET", key("worker:" .. worker), "job", id)
@@ -119,7 +136,7 @@ while true do
     if call("HSTRLEN", key("payload:" .. id), "workflow") <= inline then
       workflow = call("HGET", key("payload:" .. id), "workflow")
     end
-    return { id, job.user, attempt, payload[1], workflow }
+    return { id, job.user, attempt, payload[1], workflow, text(job.created) }
   end
   -- Somebody emptied Redis by hand: said as such, and no reason to stop.
   dequeue(id, job.user, job.kind)
@@ -183,12 +200,14 @@ if again == "1" then
     publish(id, "job_updated")
     return { "retried" }
   end
+  if upload ~= "" then call("RENAME", key("upload:" .. upload), key("result:" .. id)) end
   finish(job, "failed", why, "failed " .. failures .. " times: " .. string.sub(why, 1, 1000))
 else
   if upload ~= "" then call("RENAME", key("upload:" .. upload), key("result:" .. id)) end
   finish(job, status, why ~= "" and why or nil)
 end
 if status == "completed" then
+  if job.endpoint then call("ZADD", key("late"), now, id) end
   call("LPUSH", key("runs:" .. job.kind), text(now - tonumber(job.started)))
   call("LTRIM", key("runs:" .. job.kind), 0, 19)
   call("PEXPIRE", key("runs:" .. job.kind), 7 * DAY)
@@ -290,4 +309,12 @@ export const scripts = {
 	read,
 	status,
 	dead,
+	adopt,
+	handOver,
+	holder,
+	takeLate,
+	keepLate,
+	amend,
+	reserveName,
+	completeDelivery,
 }

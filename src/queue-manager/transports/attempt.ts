@@ -2,9 +2,9 @@
 
 import type { Files } from "../outputs/file-pool.ts"
 import { type AttemptName, attemptDirectory, planOutputs, WorkflowRefused } from "../outputs/prefix.ts"
+import { StartFailed, type TransportJob } from "../transport.ts"
 import { field } from "./comfyui-client.ts"
 import type { Accepted } from "./submit.ts"
-import { StartFailed, type TransportJob } from "./transport.ts"
 
 /** An attempt that was accepted; as JSON it lies beside the files, for a queue manager that starts anew. */
 export type Run = Accepted & { endpoint: string; acceptedMs: number }

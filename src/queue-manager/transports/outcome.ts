@@ -3,9 +3,9 @@ import type { Delivery } from "../outputs/deliver.ts"
 import { type OutputPlan, promptId } from "../outputs/prefix.ts"
 import { jobResult } from "../outputs/result.ts"
 import type { Watch } from "../outputs/watch.ts"
+import type { FailureReason, Outcome, TransportJob } from "../transport.ts"
 import { nameOf, type Run } from "./attempt.ts"
 import { field, type Sighting } from "./comfyui-client.ts"
-import type { FailureReason, Outcome, TransportJob } from "./transport.ts"
 
 /** ComfyUI runs what it found valid, and answers 200 with the errors of the rest: those nodes write nothing. */
 export function withoutRefusedNodes(plan: OutputPlan, nodeErrors: Record<string, unknown>): OutputPlan {

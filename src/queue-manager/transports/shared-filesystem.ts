@@ -10,6 +10,7 @@ import { type Preflight, preflight } from "../outputs/preflight.ts"
 import type { OutputFile } from "../outputs/result.ts"
 import type { SettleTimes } from "../outputs/settle.ts"
 import { type Clock, type Watch, type WatchEvent, watchOutputs } from "../outputs/watch.ts"
+import { StartFailed, type Transport, type TransportJob } from "../transport.ts"
 import {
 	checkedWorkflow,
 	keyOf,
@@ -23,7 +24,6 @@ import type { Sighting } from "./comfyui-client.ts"
 import type { Endpoint, Endpoints } from "./endpoints.ts"
 import { failed, outcomeOf, refusedOf, timedOut, withoutRefusedNodes } from "./outcome.ts"
 import { submit } from "./submit.ts"
-import { StartFailed, type Transport, type TransportJob } from "./transport.ts"
 
 export type SharedFilesystemOptions = Omit<DeliveryOptions, "files"> & {
 	endpoints: Endpoints
@@ -45,7 +45,12 @@ export type SharedFilesystemOptions = Omit<DeliveryOptions, "files"> & {
 	/** Each endpoint proves before its first job that it writes where we read. */
 	preflight?: boolean
 	say?: (
-		event: (WatchEvent | { event: "quarantined"; file: string; because: string }) & { job: string },
+		event: (
+			| WatchEvent
+			| { event: "quarantined"; file: string; because: string }
+			/** @param lagMs since it was last seen to change */
+			| { event: "delivered"; file: string; lagMs: number }
+		) & { job: string },
 	) => void
 }
 
@@ -55,7 +60,8 @@ export type Amendment = { node: string; key: OutputKey; file: OutputFile }
 export type SharedFilesystem = Transport & {
 	/**
 	 * Goes on watching a job that is done, delivers what comes late, and at the end removes the attempt's directory.
-	 * @param onAmendment once per file, also over restarts
+	 * @param onAmendment told of every file, those that the result has already included: a process that was ended
+	 *   between a delivery and its note would otherwise leave the note out for ever
 	 */
 	watchLate(
 		job: TransportJob,
@@ -71,7 +77,7 @@ const acceptedName = ".accepted.json"
 
 export function sharedFilesystem(options: SharedFilesystemOptions): SharedFilesystem {
 	const { endpoints, files, clock, shareRoot, say = () => {} } = options
-	const { acceptMs = 120_000, maxWaitMs = 590_000, lateMs = 120_000, sightMs = 15_000 } = options
+	const { acceptMs = 120_000, maxWaitMs: usualWaitMs = 590_000, lateMs = 120_000, sightMs = 15_000 } = options
 	const runs = new Map<string, Run>()
 	const proven = new Set<string>()
 
@@ -104,6 +110,8 @@ export function sharedFilesystem(options: SharedFilesystemOptions): SharedFilesy
 			const delivery = await deliverFile(given, { job: job.id, attempt, user: job.user, plan }, file)
 			if (delivery.state === "quarantined")
 				say({ event: "quarantined", file: file.name, because: delivery.because, job: job.id })
+			if (delivery.state === "delivered" && delivery.isFirst)
+				say({ event: "delivered", file: file.name, lagMs: clock.nowMs() - file.changedAtMs, job: job.id })
 			deliveries.push(delivery)
 		}
 		return deliveries
@@ -131,11 +139,11 @@ export function sharedFilesystem(options: SharedFilesystemOptions): SharedFilesy
 		async preflight(name) {
 			const endpoint = endpoints.find(name)
 			if (endpoint === undefined)
-				return { state: "failed", because: `there is no endpoint ${name}`, hint: "" }
+				return { state: "failed", reason: "unreachable", because: `there is no endpoint ${name}`, hint: "" }
 			return check(endpoint)
 		},
 		async start(job, onProgress = () => {}, signal) {
-			const endpoint = endpoints.active()
+			const endpoint = endpoints.find(job.endpoint ?? "") ?? endpoints.active()
 			const workflow = checkedWorkflow(job)
 			if (!endpoints.take(endpoint.name, keyOf(job)))
 				throw new StartFailed(`${endpoint.name} runs as many jobs as it may`, { reason: "unavailable" })
@@ -181,6 +189,7 @@ export function sharedFilesystem(options: SharedFilesystemOptions): SharedFilesy
 			}
 		},
 		async observe(job, onProgress, signal) {
+			const maxWaitMs = job.maxWaitMs ?? usualWaitMs
 			const run = await recall(job)
 			if (run === undefined)
 				return failed("nothing is known of a submission of this job", "never-executed", { retryable: true })
@@ -275,10 +284,11 @@ export function sharedFilesystem(options: SharedFilesystemOptions): SharedFilesy
 					if (state === "waiting") continue
 					const [delivery] = await deliverAll(job, plan, watch, new Set([file.name])).catch(() => [])
 					if (delivery === undefined) continue
+					if (delivery.state === "delivered") {
+						const { node, key, filename } = delivery
+						await onAmendment({ node, key, file: { filename, subfolder: job.user, type: "output" } })
+					}
 					over.add(file.name)
-					if (delivery.state !== "delivered" || !delivery.isFirst) continue
-					const { node, key, filename } = delivery
-					await onAmendment({ node, key, file: { filename, subfolder: job.user, type: "output" } })
 				}
 				await clock.wait(Math.min(options.coldTickMs ?? 3_000, Math.max(0, untilMs - clock.nowMs())), signal)
 			}

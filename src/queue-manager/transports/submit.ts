@@ -1,8 +1,8 @@
 // Hands one prompt to a load-balanced endpoint, within a time that lets a GPU wake up.
 import { messageOf } from "../../lib/errors.ts"
 import type { Clock } from "../outputs/watch.ts"
+import { type Progress, StartFailed } from "../transport.ts"
 import { type Answer, type ComfyuiClient, field, NoAnswer } from "./comfyui-client.ts"
-import { type Progress, StartFailed } from "./transport.ts"
 
 export type Accepted = { submission: number; number: number; nodeErrors: Record<string, unknown> }
 

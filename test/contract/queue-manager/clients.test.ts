@@ -300,6 +300,10 @@ describeContract("what goes beyond the contract", (subject) => {
 		const { text } = await clientOf(subject().url)("GET", "/metrics")
 		expect(text).toMatch(/^comfyume_queue_redis_up 1$/m)
 		expect(text).toMatch(/^comfyume_queue_jobs\{state="pending"\} \d+$/m)
+		for (const name of ["fairness_jain", "event_loop_lag_seconds", "eta_error_seconds_count"])
+			expect(text, name).toMatch(new RegExp(`^comfyume_queue_${name} [0-9.e-]+$`, "m"))
+		for (const name of ["cold_start_seconds", "delivery_lag_seconds", "quarantined_files_total"])
+			expect(text, name).toContain(`comfyume_queue_${name}`)
 		expect(text).not.toContain("secretive")
 		const { body } = await ask("GET", "/api/openapi.json")
 		expect(body.paths["/api/jobs"].post.requestBody.content["application/json"].schema.required).toEqual([

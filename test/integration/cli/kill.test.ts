@@ -115,7 +115,8 @@ describe("backup killed while R2 takes", () => {
 	})
 })
 
-describe("restore killed at any change", () => {
+// Some forty runs of the program each, one after the other.
+describe("restore killed at any change", { timeout: 300_000 }, () => {
 	test.each(["tailscale-identity", "ssh-host-keys", "home", "project"])("of %s", async (artifact) => {
 		const words = ["restore", "--identity-is-free", "--only", artifact]
 		await lost.load()

@@ -3,6 +3,7 @@ import { expect, test } from "vitest"
 import {
 	activeEndpoint,
 	activeGpu,
+	configuredEndpoints,
 	endpointName,
 	readEnvironment,
 } from "../../../src/queue-manager/environment.ts"
@@ -46,9 +47,23 @@ test.each([
 		SERVERLESS_ACTIVE: active,
 		[variable]: "https://gpus.example.test/this-one",
 	})
-	expect(activeGpu(environment)).toBe(gpu)
-	expect(endpointName(activeEndpoint(environment))).toBe("this-one")
-	expect(activeGpu({ ...environment, INFERENCE_MODE: "local" })).toBe("local")
+	const chosen = activeEndpoint(environment, undefined)
+	expect(activeGpu(environment, chosen)).toBe(gpu)
+	expect(endpointName(configuredEndpoints(environment).get(chosen))).toBe("this-one")
+	expect(activeGpu({ ...environment, INFERENCE_MODE: "local" }, chosen)).toBe("local")
+	expect(configuredEndpoints({ ...environment, INFERENCE_MODE: "local" }).size).toBe(0)
+})
+
+test("what an instructor chose counts while it is configured, and not after", () => {
+	const environment = readEnvironment({
+		...open,
+		INFERENCE_MODE: "serverless",
+		SERVERLESS_ENDPOINT: "https://gpus.example.test/one",
+		SERVERLESS_ENDPOINT_B300_SPOT: "https://gpus.example.test/two",
+	})
+	expect(activeEndpoint(environment, "b300-spot")).toBe("b300-spot")
+	expect(activeEndpoint(environment, "h200-spot")).toBe("default")
+	expect(activeEndpoint(environment, "no such")).toBe("default")
 })
 
 test.each([

@@ -1,5 +1,6 @@
 import fc from "fast-check"
 import { describe, expect, test } from "vitest"
+import { promptIdOf } from "../../../src/lib/formats/prompt-id.ts"
 import {
 	baseNameOf,
 	nodeOfFile,
@@ -25,13 +26,16 @@ test("every prefix goes to the attempt's own directory, and nothing else is chan
 	])
 	expect(plan.prompt["5"]).toEqual(before["5"])
 	expect(workflow).toEqual(before)
-	expect(promptId(name)).toBe("job-1-a2")
+	expect(promptId(name)).toBe(promptIdOf("job-1", 2))
 	expect(planOutputs(workflow, name)).toEqual(plan)
 })
 
 test("a further submission has a directory and an id of its own", () => {
 	expect(planOutputs(imageWorkflow(), { ...name, submission: 2 }).directory).toBe("cq/20261121/job-1/a2-2")
-	expect(promptId({ ...name, submission: 2 })).toBe("job-1-a2-2")
+	expect(promptId({ ...name, submission: 2 })).toMatch(
+		/^[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/,
+	)
+	expect(promptId({ ...name, submission: 2 })).not.toBe(promptId(name))
 })
 
 test("the frontend's form keeps what goes beside the prompt", () => {
