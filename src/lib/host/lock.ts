@@ -1,7 +1,8 @@
 // One run at a time: a lock that the kernel holds, and that is gone the moment its holder is, however it ended.
+import { constants, mkdir, open } from "node:fs/promises"
 import { dirname } from "node:path"
 import { PassThrough } from "node:stream"
-import { exitCodes, OperatorError } from "../errors.ts"
+import { codeOf, exitCodes, OperatorError, systemError } from "../errors.ts"
 import { command } from "./command.ts"
 import type { LocalHost } from "./local.ts"
 
@@ -13,13 +14,15 @@ export type LockOptions = {
 }
 
 const taken = 75
+const replaced = 76
 
-// $1 directory, $2 file, $3 purpose. Its stdin is ours: it ends when we do, and with it the lock. The parent of this
-// shell is the process that wants the lock. The file keeps its inode, since that is what the lock is on.
-const holdScript = `mkdir -p -m 755 -- "$1" || exit 1
-exec 9<>"$2" || exit 1
-if ! flock --nonblock 9; then head -c 500 "$2"; exit ${taken}; fi
-printf '%s, process %s of %s, since %s' "$3" "$PPID" "$(id -un)" "$(date -u +%FT%TZ)" >"$2"
+// $1 device:inode, $2 file, $3 purpose. Its stdin is ours: it ends when we do, and with it the lock. The parent of this
+// shell is the process that wants the lock. The file keeps its inode, since that is what the lock is on. A shell follows
+// links: nothing is read or written before the file is known to be the one that was opened without.
+const holdScript = `exec 9<>"$2" || exit 1
+[ "$(stat -L -c %d:%i /proc/self/fd/9)" = "$1" ] || exit ${replaced}
+if ! flock --nonblock 9; then head -c 500 /proc/self/fd/9; exit ${taken}; fi
+printf '%s, process %s of %s, since %s' "$3" "$PPID" "$(id -un)" "$(date -u +%FT%TZ)" >/proc/self/fd/9
 echo held
 exec cat >/dev/null
 `
@@ -40,19 +43,21 @@ export function lockHost(host: LocalHost, { name, purpose }: LockOptions): Promi
  * The same by a file of the caller's choice; on NFS 4 it also keeps other hosts out, since the client hands the lock to
  * the server. The file stays: what is locked is its inode.
  * @param file on this machine
- * @throws {OperatorError} `locked`, naming the holder, its process and since when
+ * @throws {OperatorError} `locked`, naming the holder, its process and since when; (8) when a link or anything else than
+ * a plain file stands there: users can write to a share; (3) where nothing can be written
  */
 export async function lockFile(
 	host: LocalHost,
 	file: string,
 	{ purpose, shown }: { purpose: string; shown: string },
 ): Promise<AsyncDisposable> {
+	const identity = await openedPlain(file, shown)
 	const life = new PassThrough()
 	const holds = Promise.withResolvers<void>()
 	let said = ""
-	const holder = host.execute(command("sh", "-c", holdScript, "sh", dirname(file), file, purpose), {
+	const holder = host.execute(command("sh", "-c", holdScript, "sh", identity, file, purpose), {
 		stdin: life,
-		allowedExitCodes: [taken],
+		allowedExitCodes: [taken, replaced],
 		// Not the run's signal: the lock is kept while the run cleans up.
 		signal: new AbortController().signal,
 		onStdout: (chunk) => {
@@ -61,6 +66,7 @@ export async function lockFile(
 		},
 	})
 	const ended = holder.then(({ exitCode }) => {
+		if (exitCode === replaced) throw noPlainFile(file, shown)
 		if (exitCode !== taken) return
 		throw new OperatorError(`another run holds ${shown}: ${said || "it says nothing"}`, {
 			exitCode: exitCodes.locked,
@@ -76,3 +82,25 @@ export async function lockFile(
 		},
 	}
 }
+
+/** Makes the file where there is none. @returns device:inode, as `stat` writes them */
+async function openedPlain(file: string, shown: string): Promise<string> {
+	try {
+		await mkdir(dirname(file), { recursive: true, mode: 0o755 })
+		const { O_RDWR, O_CREAT, O_NOFOLLOW, O_NONBLOCK } = constants
+		await using handle = await open(file, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0o644)
+		const facts = await handle.stat({ bigint: true })
+		// A second name may be that of a file that is somebody's.
+		if (!facts.isFile() || facts.nlink > 1n) throw noPlainFile(file, shown)
+		return `${facts.dev}:${facts.ino}`
+	} catch (error) {
+		if (["ELOOP", "EISDIR", "ENXIO"].includes(codeOf(error) ?? "")) throw noPlainFile(file, shown)
+		throw systemError(error, `taking ${shown}, ${file}`)
+	}
+}
+
+const noPlainFile = (file: string, shown: string) =>
+	new OperatorError(`${shown}: ${file} is no plain file of its own, and nothing is written to it`, {
+		exitCode: exitCodes.refusedByGuard,
+		hint: `ls -l ${file}; rm ${file}`,
+	})

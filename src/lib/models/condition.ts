@@ -17,10 +17,7 @@ export async function conditionOf(
 	entry: ModelEntry,
 	options: VerifyOptions,
 ): Promise<Condition> {
-	let verdict = await verifyModel(directory, entry.path, entry, options)
-	// Zeros only make one suspicious. Before gigabytes are fetched, a digest that is known decides.
-	if (verdict.status === "zero-tail" && entry.sha256 !== undefined && options.level !== "digest")
-		verdict = await verifyModel(directory, entry.path, entry, { ...options, level: "digest" })
+	const verdict = await verifyModel(directory, entry.path, entry, options)
 	const { status, right, because } = verdict
 	if (right)
 		return {

@@ -1,13 +1,15 @@
 // A missing or damaged model comes back: fetched from the best source beside its place, proven there, renamed.
 import { createHash } from "node:crypto"
-import { stat, statfs } from "node:fs/promises"
+import { lstat, stat, statfs } from "node:fs/promises"
 import { basename, dirname, join } from "node:path"
 import { codeOf, type ExitCode, exitCodes, messageOf, OperatorError, systemError } from "../errors.ts"
 import type { Report } from "../plan/step.ts"
+import { openHashPool } from "../storage/hash-pool.ts"
 import { ObjectChanged } from "../storage/object-store.ts"
 import { removePartial } from "../storage/partial-state.ts"
 import { type TransferProgress, transfer } from "../storage/transfer.ts"
 import { formatBytes } from "../ui/format.ts"
+import { isSafetensorsName } from "./directories.ts"
 import { locate } from "./kind.ts"
 import type { ModelEntry } from "./manifest.ts"
 import {
@@ -25,9 +27,14 @@ export type HealOptions = {
 	/** The directory of models, on this machine. */
 	directory: string
 	entry: ModelEntry
+	/** The manifest's: what lies in one of their places by its own name is not overwritten through a link. */
+	models: readonly ModelEntry[]
 	/** Best first. The first whose bytes prove right is taken. */
 	sources: readonly ModelSource[]
-	/** Where to fetch to, when that isn't the directory of models itself; must exist. */
+	/**
+	 * Where to fetch to, when that isn't the directory of models itself; must exist. What an interrupted run left there
+	 * is gone on with by a run that names the same directory; no other finds it.
+	 */
 	tempDirectory?: string
 	/** Over all connections. */
 	limitBytesPerSecond?: number
@@ -56,8 +63,9 @@ const spaceFactor = 1.2
  */
 export async function healModel(options: HealOptions): Promise<Healed> {
 	const { directory, entry, sources, signal, report } = options
-	const target = await findTarget(directory, entry.path)
+	const target = await findTarget(directory, entry, options.models)
 	const partial = partialsOf(target.file, options.tempDirectory)
+	for (const file of Object.values(partial)) await requirePlainPartial(file)
 	const absent: string[] = []
 	const failures: OperatorError[] = []
 	for (const source of sources) {
@@ -78,6 +86,18 @@ export async function healModel(options: HealOptions): Promise<Healed> {
 	// What could still be gone on with stays only where running again may help.
 	if (!failures.some(mayComeBack)) for (const file of Object.values(partial)) await removePartial(file)
 	throw allFailed(entry, absent, failures)
+}
+
+/** Nothing is written through a link, and what isn't ours isn't removed. */
+async function requirePlainPartial(partialFile: string): Promise<void> {
+	for (const file of [partialFile, `${partialFile}.json`]) {
+		const facts = await lstat(file).catch(() => undefined)
+		if (facts === undefined || facts.isFile()) continue
+		throw new OperatorError(`${file} is no plain file, and a model is to be fetched to that name`, {
+			exitCode: exitCodes.refusedByGuard,
+			hint: `ls -ld '${file}'; rm -r '${file}'`,
+		})
+	}
 }
 
 /** Where it is fetched to, and where it stands right before it takes its place. */
@@ -126,7 +146,7 @@ async function healFrom(
 	const { sizeBytes } = offer.bytes
 	const keptAs = await putInPlace(target.beside, target.file, now())
 	if (keptAs !== undefined) {
-		const kept = await stat(keptAs).catch(() => undefined)
+		const kept = await lstat(keptAs).catch(() => undefined)
 		report.note(
 			`what stood there is kept as ${keptAs} (${formatBytes(kept?.size ?? 0)}); when nobody needs it: rm '${keptAs}'`,
 		)
@@ -134,7 +154,10 @@ async function healFrom(
 	const difference = unverifiedDifference(entry, { sizeBytes, digest: came.digest })
 	if (difference !== undefined)
 		report.warn(`the manifest's figure was never verified, and is not this file's: ${difference}`)
-	if (expectation.digest === undefined) report.note("not proven: no digest is known; its structure is whole")
+	if (expectation.digest === undefined)
+		report.note(
+			`not proven: no digest is known; its structure ${isSafetensorsName(entry.path) ? "is whole" : "can't be judged either"}`,
+		)
 	return { from: source.name, sizeBytes, proof: expectation.proof, ...came }
 }
 
@@ -151,7 +174,9 @@ async function fetchByWayOf(
 	const came = await fetchProven(offer, expectation, fetched, target, options)
 	const access = { kind: "file", path: fetched } as const
 	const bytes = { name: "temp-dir", place: fetched, sizeBytes, access }
-	await fetchProven({ bytes }, { ...expectation, digest: came.digest }, beside, target, options)
+	// A limit is the network's.
+	const { limitBytesPerSecond: _, ...unlimited } = options
+	await fetchProven({ bytes }, { ...expectation, digest: came.digest }, beside, target, unlimited)
 	await removePartial(fetched)
 	return came
 }
@@ -184,9 +209,15 @@ async function fetchProven(
 			onProgress: ({ doneBytes }: TransferProgress) =>
 				report.progress({ doneBytes, totalBytes: bytes.sizeBytes, from: bytes.name }),
 		})
-		// Where every block is proven, the whole is: nobody hashes it once more.
-		const came = transferred.digest ?? digest
-		if (came === undefined) throw new Error("a transfer without digests must say what came")
+		// A manifest's blocks and its sha256 can contradict each other; the name is the sha256's.
+		const came = transferred.digest ?? (await digestOf(partialFile, options))
+		if (digest !== undefined && came !== digest) {
+			await removePartial(partialFile)
+			throw new OperatorError(
+				`${bytes.place}: block by block it is the manifest's, and as a whole its sha256 is ${came}, not ${digest}: the manifest contradicts itself`,
+				{ hint: "comfyume manifest create --models DIR   # from a trusted copy" },
+			)
+		}
 		await requireWhole(partialFile, entry, { ...bytes, digest: came })
 		return { digest: came, transferredBytes: transferred.transferredBytes }
 	} catch (error) {
@@ -201,6 +232,12 @@ async function fetchProven(
 	}
 }
 
+async function digestOf(file: string, { signal, report }: HealOptions): Promise<string> {
+	await using pool = openHashPool(1)
+	const onProgress = (doneBytes: number) => report.progress({ doneBytes, from: "proving what came" })
+	return (await pool.hashFile(file, { signal, onProgress })).digest
+}
+
 async function requireWhole(
 	partialFile: string,
 	{ path, sha256 }: ModelEntry,
@@ -209,9 +246,10 @@ async function requireWhole(
 	const located = await locate(partialFile)
 	if (located.state !== "file") throw new OperatorError(`${partialFile} is gone: ${located.because}`)
 	await using file = await openModel(partialFile)
-	const verdict = await judge(path, { ...located, read: file.read }, { path, sizeBytes }, "structure")
-	// The manifest's sha256 acquits a model that ends in zeros.
-	if (verdict.status === "ok" || (verdict.status === "zero-tail" && sha256 === digest)) return
+	const known = sha256 === undefined ? {} : { sha256 }
+	const judged = { ...located, read: file.read, sha256: () => Promise.resolve(digest) }
+	const verdict = await judge(path, judged, { path, sizeBytes, ...known }, "structure")
+	if (verdict.status === "ok") return
 	throw new OperatorError(`${place}: what came is no whole model: ${verdict.status}: ${verdict.because}`)
 }
 

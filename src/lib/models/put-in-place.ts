@@ -3,23 +3,69 @@ import { chmod, link, lstat, mkdir, readdir, realpath, rename } from "node:fs/pr
 import { basename, dirname, join, relative } from "node:path"
 import { codeOf, exitCodes, OperatorError } from "../errors.ts"
 import { syncPath } from "../host/sync.ts"
+import type { ModelEntry } from "./manifest.ts"
+import { isTrusted } from "./offer.ts"
 
 // Containers read models as another user.
 const modelMode = 0o644
 
 /**
+ * Another model of the manifest that lies where this one's path leads by a link: the two can't both be right there. Undefined where the manifest's digests agree, or one of them isn't known.
+ */
+export async function otherModelAt(
+	directory: string,
+	entry: ModelEntry,
+	models: readonly ModelEntry[],
+): Promise<ModelEntry | undefined> {
+	const root = await realOrNothing(directory)
+	const place = await placeOf(directory, entry)
+	// Only a link leads elsewhere.
+	if (root === undefined || place === undefined || place === join(root, entry.path)) return undefined
+	const owner = models.find(({ path }) => join(root, path) === place)
+	if (owner !== undefined) return areTwo(owner, entry) ? owner : undefined
+	for (const model of models)
+		if (areTwo(model, entry) && (await placeOf(directory, model)) === place) return model
+	return undefined
+}
+
+/** Where a model's bytes lie or will lie; undefined where not even its directory is there. */
+async function placeOf(directory: string, { path }: ModelEntry): Promise<string | undefined> {
+	const named = join(directory, path)
+	const parent = await realOrNothing(dirname(named))
+	return (await realOrNothing(named)) ?? (parent && join(parent, basename(named)))
+}
+
+const areTwo = (one: ModelEntry, other: ModelEntry): boolean =>
+	[one, other].every(isTrusted) &&
+	(differ(one.sha256, other.sha256) || differ(one.sizeBytes, other.sizeBytes))
+
+const differ = <Figure>(one: Figure | undefined, other: Figure | undefined): boolean =>
+	one !== undefined && other !== undefined && one !== other
+
+/**
  * The file that a model's path really means, and whether one is there. A link is followed to the model that it stands
- * for; a broken one is itself what gets replaced.
- * @throws {OperatorError} (8) when it leads out of the directory of models, or a directory stands there
+ * for; a broken one, and one that leads to another model, is itself what gets replaced.
+ * @param models the manifest's, among which that other one may be
+ * @throws {OperatorError} (8) when it leads out of the directory of models, when it is another model's place by a link
+ * further up, or a directory stands there
  */
 export async function findTarget(
 	directory: string,
-	path: string,
+	entry: ModelEntry,
+	models: readonly ModelEntry[],
 ): Promise<{ file: string; isThere: boolean }> {
+	const { path } = entry
 	const named = join(directory, path)
 	const parent = await realOrNothing(dirname(named))
 	if (parent !== undefined) await requireInside(directory, parent, path)
 	const facts = await lstat(named).catch(nothing)
+	const owner = await otherModelAt(directory, entry, models)
+	if (owner !== undefined && facts?.isSymbolicLink() === true) return { file: named, isThere: true }
+	if (owner !== undefined)
+		throw new OperatorError(`${path} leads to ${owner.path}, which is another model: neither is touched`, {
+			exitCode: exitCodes.refusedByGuard,
+			hint: `ls -ld ${dirname(named)}`,
+		})
 	if (facts === undefined) return { file: named, isThere: false }
 	if (facts.isFile()) return { file: named, isThere: true }
 	if (facts.isSymbolicLink()) {

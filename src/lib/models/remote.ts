@@ -74,7 +74,11 @@ export async function verifyObject(
 	let digested: Digested | undefined
 	const digest = async () =>
 		(digested = await (options.deep ? streamDigest(store, head, options) : claimedDigest(store, head)))
-	const judged = await judge(path, { sizeBytes, read, digest }, entry, options.level).catch(
+	const sha256 = async () => {
+		const noted = await claimedDigest(store, head)
+		return "sha256" in noted ? noted.sha256 : undefined
+	}
+	const judged = await judge(path, { sizeBytes, read, digest, sha256 }, entry, options.level).catch(
 		(error: unknown): Judged => {
 			options.signal?.throwIfAborted()
 			if (!(error instanceof OperatorError)) throw error

@@ -3,6 +3,7 @@
 import { join } from "node:path"
 import { codeOf, messageOf } from "../errors.ts"
 import { inspectSafetensors } from "../formats/safetensors.ts"
+import { openHashPool } from "../storage/hash-pool.ts"
 import { isModelName, isSafetensorsName, listModels } from "./directories.ts"
 import { type Digested, digestOfFile, type Hashing } from "./hashing.ts"
 import { inOrder } from "./in-order.ts"
@@ -65,6 +66,8 @@ export type Judged = Pick<Verdict, "status" | "tier" | "because" | "sha256" | "h
 export type JudgedFile = ModelFile & {
 	/** Asked only for what passed everything before. */
 	digest?: () => Promise<Digested>
+	/** Asked at the level `structure` too, for what ends in zeros; undefined when nobody knows it. In hex. */
+	sha256?: () => Promise<string | undefined>
 }
 
 const kindsSay: Readonly<Record<Exclude<Kind, "data">, string>> = {
@@ -162,7 +165,9 @@ async function judgeOnDisk(
 			return await judge(path, { ...located, read: () => Promise.resolve(Buffer.alloc(0)) }, entry, level)
 		await using opened = await openModel(diskPath)
 		const digest = hashing && (() => digestOfFile({ ...file, entry }, hashing, signal))
-		return await judge(path, { ...located, read: opened.read, ...(digest && { digest }) }, entry, level)
+		const sha256 = () => sha256Of(diskPath, digest, signal)
+		const judgedFile = { ...located, read: opened.read, sha256, ...(digest && { digest }) }
+		return await judge(path, judgedFile, entry, level)
 	} catch (error) {
 		// The system's errors are this file's; a signal's or a bug's are not.
 		if (codeOf(error) === undefined || (error instanceof Error && error.name === "AbortError")) throw error
@@ -170,6 +175,18 @@ async function judgeOnDisk(
 			return { status: "missing", tier: "exists", because: "it vanished while it was looked at" }
 		return { status: "unknown", tier: "none", because: `it can't be read: ${messageOf(error)}` }
 	}
+}
+
+/** Remembered where it may be, else of this one file's bytes. */
+async function sha256Of(
+	diskPath: string,
+	digest: (() => Promise<Digested>) | undefined,
+	signal: AbortSignal | undefined,
+): Promise<string | undefined> {
+	const digested = await digest?.()
+	if (digested !== undefined) return "sha256" in digested ? digested.sha256 : undefined
+	await using pool = openHashPool(1)
+	return (await pool.hashFile(diskPath, signal && { signal })).digest
 }
 
 /** Judges an open file, tier by tier up to the level. */
@@ -198,18 +215,23 @@ export async function judge(
 		return { status, tier: "size", because }
 	}
 
-	// Zeros only make one suspicious; where the digest is asked for and known, it decides.
+	// Zeros only make one suspicious; where the right digest is known, it decides at every level.
 	const zeroTail = await findZeroTail(file)
 	const zeros: Judged = { status: "zero-tail", tier: "structure", because: `it ${zeroTail}` }
 	const digestDecides = level === "digest" && entry?.sha256 !== undefined
-	if (zeroTail !== undefined && !digestDecides) return zeros
+	if (zeroTail !== undefined && entry?.sha256 === undefined) return zeros
 	const structure = await judgeStructure(path, file, entry)
-	if (structure.status !== "ok" || level !== "digest") return structure
+	if (structure.status !== "ok") return zeroTail === undefined ? structure : zeros
+	if (zeroTail !== undefined && !digestDecides) {
+		if ((await file.sha256?.()) !== entry?.sha256) return zeros
+		return { ...structure, because: `it ${zeroTail}, and so it must: its sha256 is the manifest's` }
+	}
+	if (level !== "digest") return structure
 
 	const digested: Digested = (await file.digest?.()) ?? { state: "none", because: "it was not asked for" }
 	const judged = judgeDigest(digested, structure, entry)
 	if (zeroTail === undefined || judged.tier === "none") return judged
-	if (judged.status === "ok") return judged.tier === "digest" ? judged : zeros
+	if (judged.status === "ok") return digested.state === "none" ? zeros : judged
 	return { ...judged, status: "zero-tail", because: zeros.because }
 }
 

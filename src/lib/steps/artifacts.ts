@@ -10,18 +10,19 @@ import type { StepContext } from "./context.ts"
 export async function artifactsOf(
 	{ environment, hostConfiguration }: StepContext,
 	packageRoot: string,
-	options: { only: readonly string[]; skip: readonly string[] },
+	options: { only: readonly string[]; skip: readonly string[]; fromOrigin?: boolean },
 ): Promise<{ all: Artifact[]; selected: Artifact[] }> {
 	const catalogue = await readCatalogue(packageRoot, hostConfiguration.role, {
 		user: environment.user,
 		project: environment.git.project.path,
 		scripts: environment.git.scripts.path,
 	})
+	const hasModels = hasVault(environment) || options.fromOrigin === true
 	// A host without an address of its own in the tailnet has no identity there to lose.
 	const all = catalogue
 		.filter(({ name }) => name !== tailscaleIdentity || hostConfiguration.tailscaleAddress !== undefined)
-		// Models lie on the share and are kept in a bucket of their own: without either there is nothing to do.
-		.filter(({ kind }) => kind !== "models" || (environment.share !== undefined && hasVault(environment)))
+		// Models lie on the share and are kept in a bucket of their own, or come from who published them.
+		.filter(({ kind }) => kind !== "models" || (environment.share !== undefined && hasModels))
 	return { all, selected: selectArtifacts(all, options) }
 }
 

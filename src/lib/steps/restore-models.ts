@@ -1,16 +1,17 @@
 // Models come back: each that is missing or damaged, from the best source, and none that is right is touched.
-import { stat } from "node:fs/promises"
-import { join } from "node:path"
-import { exitCodes, messageOf, OperatorError } from "../errors.ts"
+import { access, constants, lstat, readdir, stat } from "node:fs/promises"
+import { dirname, join } from "node:path"
+import { codeOf, exitCodes, messageOf, OperatorError, systemError } from "../errors.ts"
 import { lockFile } from "../host/lock.ts"
-import { conditionOf } from "../models/condition.ts"
+import { type Condition, conditionOf } from "../models/condition.ts"
 import { digestCacheFile, openDigestCache } from "../models/digest-cache.ts"
 import { lockName } from "../models/directories.ts"
 import { hashingAlone } from "../models/hashing-alone.ts"
 import { type Healed, healModel } from "../models/heal.ts"
 import type { Manifest, ModelEntry } from "../models/manifest.ts"
 import { expectationOf, type ModelSource } from "../models/offer.ts"
-import type { Level } from "../models/verify.ts"
+import { otherModelAt } from "../models/put-in-place.ts"
+import type { Level, Verdict } from "../models/verify.ts"
 import {
 	type Finding,
 	needed,
@@ -65,12 +66,13 @@ export function restoreModels(
 			await target.ready()
 			await requireTempDirectory(context, options.tempDirectory)
 			await noteUnlisted(context, target, models, report)
+			await noteKept(target, report, context.signal)
 			reached = true
 			return satisfied(target.directory)
 		},
 		apply: async () => {},
 	}
-	const tools = { context, target, options, right, said }
+	const tools = { context, target, models, options, right, said }
 	return {
 		steps: [place, ...models.map((entry) => modelStep(tools, entry))],
 		rows: () => {
@@ -95,12 +97,13 @@ const notLookedAt = "not looked at: their place is not in reach; the reason stan
 type Tools = {
 	context: StepContext
 	target: ModelsTarget
+	models: readonly ModelEntry[]
 	options: HealModelsOptions
 	right: Set<string>
 	said: Map<string, Omit<SummaryRow, "artifact">>
 }
 
-function modelStep({ context, target, options, right, said }: Tools, entry: ModelEntry): Step {
+function modelStep({ context, target, models, options, right, said }: Tools, entry: ModelEntry): Step {
 	const { host, now, signal } = context
 	const { directory } = target
 	const { path } = entry
@@ -116,6 +119,18 @@ function modelStep({ context, target, options, right, said }: Tools, entry: Mode
 			onProgress: (doneBytes) => report.progress({ doneBytes, from: target.name }),
 		})
 		return conditionOf(directory, wanted, { level, hashing, signal })
+	}
+
+	/** A link to another model of the manifest is wrong whichever of the two lies there: the other's healing changes it. */
+	const look = async (report: Report): Promise<Condition> => {
+		const owner = await otherModelAt(directory, entry, models)
+		if (owner === undefined) return judge(entry, options.level, report)
+		const because = `it leads to ${owner.path}, which is another model by the manifest`
+		const verdict: Verdict = {
+			...{ path, status: "broken-link", tier: "exists", because },
+			...{ needed: entry.optional !== true, right: false },
+		}
+		return { verdict, state: "wrong", because: `broken-link: ${because}`, isMissing: false }
 	}
 
 	/** What this run has put there is read back from the disk. */
@@ -146,10 +161,12 @@ function modelStep({ context, target, options, right, said }: Tools, entry: Mode
 		requires: [placeStep],
 		check: async (report) => {
 			if (healed !== undefined) return checkHealed(healed, report)
-			const condition = await judge(entry, options.level, report)
+			const condition = await look(report)
 			report.model({ place: target.name, ...condition.verdict })
-			if (condition.state === "wrong")
+			if (condition.state === "wrong") {
+				await requireWritable(join(directory, path))
 				return searched(entry, condition, await modelSources(context, target, options), options)
+			}
 			if (condition.state === "doubtful") {
 				report.warn(condition.because)
 				said.set(path, { source: "in place", snapshot: "none", verified: condition.because, ok: false })
@@ -163,11 +180,12 @@ function modelStep({ context, target, options, right, said }: Tools, entry: Mode
 				shown: `the lock of the models on ${target.name}`,
 			})
 			// Another host may have been at it.
-			if ((await judge(entry, options.level, report)).state !== "wrong") return
+			if ((await look(report)).state !== "wrong") return
 			const { tempDirectory, limitBytesPerSecond } = options
 			healed = await healModel({
 				directory,
 				entry,
+				models,
 				sources: await modelSources(context, target, options),
 				now,
 				signal,
@@ -227,6 +245,36 @@ function publishedWhere(
 	if (url !== undefined) return fromOrigin ? undefined : `${again} --from-origin`
 	if (repository === undefined) return undefined
 	return `look in https://huggingface.co/${repository}; what belongs there is ${path}`
+}
+
+/** Said before anything is fetched, in a dry run too. @throws {OperatorError} for what the system refuses */
+async function requireWritable(file: string): Promise<void> {
+	for (let place = dirname(file); ; place = dirname(place)) {
+		try {
+			return await access(place, constants.W_OK)
+		} catch (error) {
+			// What isn't there yet is made in the next one above.
+			if (codeOf(error) !== "ENOENT" || place === dirname(place))
+				throw systemError(error, `writing to ${place}`)
+		}
+	}
+}
+
+/** Each healing keeps what stood there, and nobody removes it by itself. */
+async function noteKept({ directory }: ModelsTarget, report: Report, signal: AbortSignal): Promise<void> {
+	const names = await readdir(directory, { recursive: true }).catch(() => [])
+	let [count, sizeBytes] = [0, 0]
+	for (const name of names) {
+		signal.throwIfAborted()
+		if (!/\.bad-\d{8}T\d{6}Z(-\d+)?$/.test(name)) continue
+		const facts = await lstat(join(directory, name)).catch(() => undefined)
+		count += facts === undefined ? 0 : 1
+		sizeBytes += facts?.size ?? 0
+	}
+	if (count > 0)
+		report.note(
+			`${count} set-aside ${count === 1 ? "copy takes" : "copies take"} ${formatBytes(sizeBytes)}; when nobody needs them: find '${directory}' -name '*.bad-*Z*' -delete`,
+		)
 }
 
 async function requireTempDirectory({ host }: StepContext, tempDirectory: string | undefined): Promise<void> {

@@ -1,11 +1,11 @@
 // The lock of a host: exactly one, and gone with its holder.
 import { spawn } from "node:child_process"
-import { mkdtemp, rm } from "node:fs/promises"
+import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterEach, beforeEach, describe, expect, it } from "vitest"
 import { localHost } from "../../../src/lib/host/local.ts"
-import { lockHost } from "../../../src/lib/host/lock.ts"
+import { lockFile, lockHost } from "../../../src/lib/host/lock.ts"
 import { until } from "../../support/processes.ts"
 
 let root: string
@@ -89,5 +89,20 @@ describe("the lock", () => {
 		expect(await isFree()).toBe(false)
 		holder.kill("SIGKILL")
 		await until("the lock is free", isFree, 2000)
+	})
+
+	it("writes to nothing that a link leads to", async () => {
+		const [victim, file] = [join(root, "victim"), join(root, ".lock")]
+		await writeFile(victim, "somebody's text")
+		await symlink(victim, file)
+		const options = { purpose: "a test", shown: "the lock of a test" }
+		await expect(lockFile(host(), file, options)).rejects.toMatchObject({
+			exitCode: 8,
+			message: expect.stringContaining(`${file} is no plain file`),
+		})
+		expect(await readFile(victim, "utf8")).toBe("somebody's text")
+		await rm(file)
+		await mkdir(file)
+		await expect(lockFile(host(), file, options)).rejects.toMatchObject({ exitCode: 8 })
 	})
 })

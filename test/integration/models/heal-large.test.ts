@@ -1,13 +1,17 @@
 // Large models: only what is damaged crosses the network, and what came before an interruption doesn't come again.
+import { spawn } from "node:child_process"
 import { randomFillSync } from "node:crypto"
-import { rmSync, statSync } from "node:fs"
+import { existsSync, readFileSync, rmSync, statSync } from "node:fs"
 import { open } from "node:fs/promises"
+import { fileURLToPath } from "node:url"
 import { afterEach, beforeEach, expect, test } from "vitest"
 import { OperatorError } from "../../../src/lib/errors.ts"
 import { blockBytes } from "../../../src/lib/storage/transfer.ts"
 import { makeHeader, tensorsOf } from "../../support/model-maker.ts"
 import { createModelWorld, entryOf, type ModelWorld } from "../../support/model-world.ts"
+import { until } from "../../support/processes.ts"
 
+const launcher = fileURLToPath(new URL("../../../bin/comfyume.js", import.meta.url))
 const mebibyte = 1024 * 1024
 const connections = 8
 const path = "checkpoints/large.safetensors"
@@ -82,4 +86,44 @@ test("a transfer that is stopped is gone on with", { timeout: 120_000 }, async (
 	// Of each connection at most the block that was under way comes again.
 	const again = world.sentBytes() - before
 	expect(again).toBeLessThanOrEqual(content.length - enough + connections * blockBytes)
+})
+
+test("kill -9 while workers write leaves the old file, and a second run repeats a block per connection at most", {
+	timeout: 120_000,
+}, async () => {
+	const content = largeModel(208 * mebibyte)
+	const entry = entryOf(path, content)
+	await world.store(path, content)
+	world.declare([entry])
+	const old = content.subarray(0, 1000)
+	world.write(path, old)
+	const words = ["restore", "--only", "models", "--env", "sandbox", "--config", world.configuration]
+	const child = spawn(
+		process.execPath,
+		[launcher, ...words, "--manifest", world.manifestFile, "--limit", "40MiB"],
+		{
+			cwd: world.directory,
+			env: { PATH: process.env.PATH, HOME: world.directory },
+			stdio: "ignore",
+		},
+	)
+	const ended = new Promise((resolve) => child.once("close", (_, signal) => resolve(signal)))
+	const notes = world.file("checkpoints/.large.safetensors.comfyume.partial.json")
+	const noted = () => (existsSync(notes) ? readFileSync(notes, "utf8").split("\n").length - 2 : 0)
+	await until("some blocks have come, and others are coming", () => noted() >= 3, 60_000)
+	child.kill("SIGKILL")
+	expect(await ended).toBe("SIGKILL")
+	expect(readFileSync(world.file(path)).equals(old)).toBe(true)
+
+	const came = noted() * blockBytes
+	const from = new Date()
+	const again = await world.restore()
+	// The server logs a request at its end: some of the killed run's come only now.
+	const sent = world.requests("GetObject").filter(({ at }) => at >= from)
+	expect(sent.reduce((sum, { bytesOut }) => sum + bytesOut, 0)).toBeLessThanOrEqual(content.length - came)
+	expect([again.exitCode, again.outcome(path)]).toEqual([0, "applied"])
+	expect(world.digest(path)).toBe(entry.sha256)
+	expect(world.sentBytes()).toBeLessThanOrEqual(content.length + connections * blockBytes)
+	expect(again.notes).toContainEqual(expect.stringMatching(/ of .* came from r2$/))
+	expect(world.names().filter((name) => name.includes("partial"))).toEqual([])
 })
