@@ -273,7 +273,7 @@ async function noteKept({ directory }: ModelsTarget, report: Report, signal: Abo
 	}
 	if (count > 0)
 		report.note(
-			`${count} set-aside ${count === 1 ? "copy takes" : "copies take"} ${formatBytes(sizeBytes)}; when nobody needs them: find '${directory}' -name '*.bad-*Z*' -delete`,
+			`${count} set-aside ${count === 1 ? "copy takes" : "copies take"} ${formatBytes(sizeBytes)}; when nobody needs them: find '${directory}' -regextype posix-extended -regex '.*\\.bad-[0-9]{8}T[0-9]{6}Z(-[0-9]+)?' -delete`,
 		)
 }
 

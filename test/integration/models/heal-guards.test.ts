@@ -210,7 +210,7 @@ test("the copies that were set aside are summed up in one note", async () => {
 	expect((await world.heal()).exitCode).toBe(0)
 	const { notes } = await world.heal()
 	expect(notes).toEqual([
-		expect.stringMatching(/^1 set-aside copy takes 7 B; .*: find '.*' -name .* -delete$/),
+		expect.stringMatching(/^1 set-aside copy takes 7 B; .*: find '.*' -regextype .* -delete$/),
 	])
 })
 
