@@ -66,8 +66,8 @@ export type Judged = Pick<Verdict, "status" | "tier" | "because" | "sha256" | "h
 export type JudgedFile = ModelFile & {
 	/** Asked only for what passed everything before. */
 	digest?: () => Promise<Digested>
-	/** Asked at the level `structure` too, for what ends in zeros; undefined when nobody knows it. In hex. */
-	sha256?: () => Promise<string | undefined>
+	/** Asked at the level `structure` too, of what ends in zeros: whether the bytes there are those of this entry. */
+	endsAs?: (entry: ModelEntry) => Promise<boolean>
 }
 
 const kindsSay: Readonly<Record<Exclude<Kind, "data">, string>> = {
@@ -166,7 +166,8 @@ async function judgeOnDisk(
 		await using opened = await openModel(diskPath)
 		const digest = hashing && (() => digestOfFile({ ...file, entry }, hashing, signal))
 		const sha256 = () => sha256Of(diskPath, digest, signal)
-		const judgedFile = { ...located, read: opened.read, sha256, ...(digest && { digest }) }
+		const endsAs = async ({ sha256: wanted }: Pick<ModelEntry, "sha256">) => (await sha256()) === wanted
+		const judgedFile = { ...located, read: opened.read, endsAs, ...(digest && { digest }) }
 		return await judge(path, judgedFile, entry, level)
 	} catch (error) {
 		// The system's errors are this file's; a signal's or a bug's are not.
@@ -223,15 +224,19 @@ export async function judge(
 	const structure = await judgeStructure(path, file, entry)
 	if (structure.status !== "ok") return zeroTail === undefined ? structure : zeros
 	if (zeroTail !== undefined && !digestDecides) {
-		if ((await file.sha256?.()) !== entry?.sha256) return zeros
-		return { ...structure, because: `it ${zeroTail}, and so it must: its sha256 is the manifest's` }
+		if (entry === undefined || (await file.endsAs?.(entry)) !== true) return zeros
+		return { ...structure, because: `it ${zeroTail}, and so it must, by the manifest's digests` }
 	}
 	if (level !== "digest") return structure
 
 	const digested: Digested = (await file.digest?.()) ?? { state: "none", because: "it was not asked for" }
 	const judged = judgeDigest(digested, structure, entry)
 	if (zeroTail === undefined || judged.tier === "none") return judged
-	if (judged.status === "ok") return digested.state === "none" ? zeros : judged
+	if (judged.status === "ok")
+		// What was noted when it was stored says nothing of a disk that fell ill since.
+		return digested.state === "read" || (entry !== undefined && (await file.endsAs?.(entry)) === true)
+			? judged
+			: zeros
 	return { ...judged, status: "zero-tail", because: zeros.because }
 }
 
