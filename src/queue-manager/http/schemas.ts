@@ -93,7 +93,7 @@ export const clientLogBody = z.object({
 export const eventsQuery = z.object({
 	after: z
 		.string()
-		.regex(/^\d{1,16}(-\d{1,16})?$/)
+		.regex(/^(\d{1,16}(-\d{1,16})?)?$/)
 		.optional(),
 	user_id: userId.optional(),
 })

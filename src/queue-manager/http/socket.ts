@@ -34,7 +34,7 @@ export function socketRoutes(app: App, service: Service): void {
 		(socket: WebSocket, request) => {
 			const { after, user_id } = request.query as { after?: string; user_id?: string }
 			const user = user_id ?? (isAdmin(request.principal) ? undefined : request.principal.name)
-			serve(socket, user, after)
+			serve(socket, user, after === "" ? undefined : after)
 		},
 	)
 
@@ -85,15 +85,23 @@ export function socketRoutes(app: App, service: Service): void {
 		/** Sends what was missed, page by page, and then goes on with what happens, without a gap between them. */
 		async function replay(from: string): Promise<void> {
 			const bounds = await queue.eventBounds()
-			const isGone = bounds !== undefined && compareIds(from, "0") > 0 && compareIds(from, bounds.oldest) < 0
-			if (isGone) {
-				const data = { oldest: bounds.oldest }
+			// A later one than the newest is of a stream that Redis has lost.
+			const isLater = compareIds(from, bounds?.newest ?? "0") > 0
+			const isGone = isLater || (bounds !== undefined && compareIds(from, bounds.oldest) < 0)
+			if (isLater) last = bounds?.newest ?? "0-0"
+			if (isGone && compareIds(from, "0") > 0) {
+				const data = { oldest: bounds?.oldest ?? null }
 				deliver(JSON.stringify({ type: "resync", data, timestamp: new Date(service.now()).toISOString() }))
 			}
+			let toldAtEmpty: string | undefined
 			while (socket.readyState === socket.OPEN) {
 				const page = await hub.after(last ?? from, pageLength)
 				send(page)
-				if (page.length === 0 && compareIds(hub.lastId(), last ?? from) <= 0) break
+				if (page.length > 0) continue
+				// What was told before the page was read, and isn't in it, is kept no more.
+				const told = hub.lastId()
+				if (compareIds(told, last ?? from) <= 0 || told === toldAtEmpty) break
+				toldAtEmpty = told
 			}
 			isReplaying = false
 		}

@@ -84,7 +84,9 @@ export function workerRoutes(app: App, service: Service): void {
 		if (held.state !== "held") return said
 		const { user, attempt } = held
 		const delivery = await service.workerOutputs.deliver({ id, user, attempt }, said.result)
-		const { failure, directory } = delivery
+		const { failure, undelivered } = delivery
+		// What was not delivered may yet come, or be fetched by hand: then the directory stays.
+		const directory = failure === undefined && undelivered.length === 0 ? delivery.directory : undefined
 		return { result: Buffer.from(JSON.stringify(delivery.result)), failure, directory }
 	}
 
@@ -119,7 +121,7 @@ export function workerRoutes(app: App, service: Service): void {
 			const state = await queue.heartbeat({
 				worker: beat.worker_id,
 				id: beat.job_id ?? "",
-				token: holderOf(request).token,
+				...holderOf(request),
 				leaseMs: leaseMs(environment, true),
 				timeoutMs: environment.JOB_TIMEOUT * 1000,
 				about: beat.about === undefined ? "" : JSON.stringify(beat.about),

@@ -178,13 +178,15 @@ export function openQueue(address: RedisAddress, workshop: string, onTrouble: (e
 			worker: string
 			id: string
 			token: string
+			/** Who says so, as authenticated; "" if nobody knows. */
+			principal?: string
 			leaseMs: number
 			timeoutMs: number
 			about: string
 			progress: string
 		}): Promise<"seen" | "held" | "cancelled" | "lost"> {
-			const { worker, id, token, leaseMs, timeoutMs, about, progress } = beat
-			const args = [worker, id, token, leaseMs, timeoutMs, about, progress]
+			const { worker, id, token, principal = "", leaseMs, timeoutMs, about, progress } = beat
+			const args = [worker, id, token, leaseMs, timeoutMs, about, progress, principal]
 			const [state] = (await main.run(scripts.heartbeat, base, args)) as string[]
 			return state as "seen" | "held" | "cancelled" | "lost"
 		},

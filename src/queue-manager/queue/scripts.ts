@@ -63,8 +63,11 @@ local abandoned = call("HGET", key("worker:" .. worker), "job")
 -- Slots of an endpoint have the same names in every queue manager: what one of them asks for says nothing of the others.
 if abandoned and endpoint == "" then
   local job = load(abandoned)
-  if job and job.status == "running" and job.worker == worker then lose(job, worker .. " polled for another job") end
-  call("HDEL", key("worker:" .. worker), "job")
+  local isRunning = job and job.status == "running" and job.worker == worker
+  -- Its name is the worker's own word: somebody else who gives it takes nothing away.
+  local isOwn = not isRunning or (job.holder or "") == "" or job.holder == holder
+  if isRunning and isOwn then lose(job, worker .. " polled for another job") end
+  if isOwn then call("HDEL", key("worker:" .. worker), "job") end
 end
 if setting("paused") == "1" then return false end
 if endpoint ~= "" and call("SCARD", key("endpoint:" .. endpoint)) >= tonumber(ARGV[8]) then return false end
@@ -147,7 +150,8 @@ end
 )
 
 // A worker is alive, and perhaps still at work.
-// ARGV: worker, id or "", token, lease ms, job timeout ms, what it says of itself (JSON) or "", progress (JSON) or ""
+// ARGV: worker, id or "", token, lease ms, job timeout ms, what it says of itself (JSON) or "", progress (JSON) or "",
+//   principal or ""
 // Gives: {"seen"} | {"held", deadline} | {"cancelled"} | {"lost"}
 const heartbeat = script(
 	"heartbeat",
@@ -162,7 +166,7 @@ if id == "" then return { "seen" } end
 local job = load(id)
 if not job then return { "lost" } end
 if job.status == "cancelled" then return { "cancelled" } end
-if job.status ~= "running" or not holds(job, token, "") or job.worker ~= worker then return { "lost" } end
+if job.status ~= "running" or not holds(job, token, ARGV[8]) or job.worker ~= worker then return { "lost" } end
 local deadline = math.min(now + lease, tonumber(job.started) + timeout)
 -- One that claimed without promising heartbeats keeps the long lease it was given.
 if job.heartbeat == "1" then call("ZADD", key("leases"), deadline, id) end

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, expect, test } from "vitest"
 import { describeWith } from "../../support/parts.ts"
 import { poll } from "../../support/poll.ts"
-import { clientOf, startQueueManager } from "../../support/queue-manager.ts"
+import { clientOf, openEvents, startQueueManager } from "../../support/queue-manager.ts"
 import { completed, openTestEngine, submission, submitted } from "../../support/queue-manager-engine.ts"
 import { startTestRedis, type TestRedis } from "../../support/redis.ts"
 import { run } from "../../support/run.ts"
@@ -51,6 +51,20 @@ describeWith("redis", "the engine", () => {
 		expect(await queue.reap(0)).toBe(1)
 		const found = await queue.find(id)
 		expect([found?.record.status, found?.record.error]).toEqual(["failed", "it ran longer than 0 s"])
+	})
+
+	test("takes no job from a worker when another one polls or heartbeats under its name", async () => {
+		await using engine = await openTestEngine(redis)
+		const { queue } = engine
+		const id = await submitted(queue, "ann")
+		await queue.claim("gpu-1", "worker:gpu-1", 60_000, false)
+		expect(await queue.claim("gpu-1", "worker:gpu-2", 60_000, false)).toBeUndefined()
+		expect((await queue.find(id))?.record.status).toBe("running")
+		const beat = { worker: "gpu-1", id, token: "", leaseMs: 60_000, timeoutMs, about: "", progress: "" }
+		expect(await queue.heartbeat({ ...beat, principal: "worker:gpu-2" })).toBe("lost")
+		expect(await queue.heartbeat({ ...beat, principal: "worker:gpu-1" })).toBe("held")
+		const again = await queue.claim("gpu-1", "worker:gpu-1", 60_000, false)
+		expect([again?.id, again?.attempt]).toEqual([id, 2])
 	})
 
 	test("lets a late result of a lost lease change nothing", async () => {
@@ -199,6 +213,32 @@ describeWith("redis", "the queue manager while Redis", () => {
 			deadlineMs: 10_000,
 		})
 		expect((await ask("GET", "/workers/next-job?worker_id=w")).body.job.id).toBe(id)
+	})
+
+	test("lost its data tells who comes back so, and goes on with what happens", async () => {
+		await using redis = await startTestRedis()
+		await using manager = await startQueueManager({ REDIS_HOST: redis.socket })
+		const ask = clientOf(manager.url)
+		const live = await openEvents(manager.url, "/ws?after=")
+		const { id } = (await ask("POST", "/jobs", job)).body
+		await live.next("the first event", ({ data }) => data.id === id)
+		await run("redis-cli", ["-s", redis.socket, "FLUSHALL"])
+		const clients = [await openEvents(manager.url, "/ws?after=1")]
+		clients.push(await openEvents(manager.url, "/ws?after=9999999999999-0"))
+		for (const client of clients) await client.next("word of the gap", ({ type }) => type === "resync")
+		const reads = async () =>
+			Number(
+				/cmdstat_xrange:calls=(\d+)/.exec(
+					(await run("redis-cli", ["-s", redis.socket, "INFO", "commandstats"])).stdout,
+				)?.[1],
+			)
+		expect(await reads()).toBeLessThan(20)
+		const next = (await ask("POST", "/jobs", job)).body.id
+		for (const client of [...clients, live]) {
+			await client.next("the live event", ({ data }) => data.id === next)
+			await client.close()
+		}
+		expect(await reads()).toBeLessThan(20)
 	})
 
 	test("hangs is told within seconds, by health at once", async () => {

@@ -183,6 +183,19 @@ describeWith("redis", "what workers made", () => {
 		})
 	})
 
+	test("the attempt's directory stays while something in it was not delivered", async () => {
+		await using place = await world()
+		const { id, job } = await place.finish(({ id }) => {
+			const own = `cq/${day()}/${id}/a1`
+			mkdirSync(join(place.share, own), { recursive: true })
+			writeFileSync(join(place.share, own, "9~good.png"), makePng("good", {}))
+			writeFileSync(join(place.share, own, "9~page.html"), "<p>")
+			return { outputs: { "9": { images: [image("9~good.png", own), image("9~page.html", own)] } } }
+		})
+		expect(job).toMatchObject({ status: "completed", result: { undelivered: [{ file: "9~page.html" }] } })
+		expect(existsSync(join(place.share, `cq/${day()}/${id}/a1/9~page.html`))).toBe(true)
+	})
+
 	test("a file that comes to the share a little later than its worker's word is waited for", async () => {
 		await using place = await world()
 		const finished = place.finish(() => ({ outputs: { "9": { images: [image("late.png")] } } }))
