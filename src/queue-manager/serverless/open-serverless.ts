@@ -12,9 +12,6 @@ import { sharedFilesystem } from "../transports/shared-filesystem.ts"
 import { type EndpointTrust, watchEndpoints } from "./endpoint-watch.ts"
 import { startRunner } from "./runner.ts"
 
-// nginx ends the request of whoever waits after 600 s.
-const longestWaitMs = 590_000
-
 export type EndpointView = EndpointTrust & { name: string; isActive: boolean; running: number; slots: number }
 
 export type Serverless = {
@@ -39,6 +36,10 @@ export function settleTimesOf({ SFS_SETTLE_TIME }: Pick<Environment, "SFS_SETTLE
 		unknownMs: atLeast(settleTimes.unknownMs),
 	}
 }
+
+/** How long a job may take. Who holds a request for it is answered before nginx's 600 s; the job goes on. */
+export const maxWaitMsOf = (config: ReadonlyMap<string, string>) =>
+	Number(config.get("max_wait") ?? 600) * 1000
 
 /** Sees whether the environment has what serverless mode needs. @throws {OperatorError} that shows no address */
 export function checkServerless(environment: Environment): {
@@ -111,8 +112,7 @@ export function openServerless(
 		async settings() {
 			// Asked anew each time: who has switched to another endpoint means the very next job.
 			const config = await queue.configure({})
-			const maxWaitMs = Math.min(longestWaitMs, Number(config.get("max_wait") ?? 600) * 1000)
-			return { endpoint: activeEndpoint(environment, config.get("endpoint")), maxWaitMs }
+			return { endpoint: activeEndpoint(environment, config.get("endpoint")), maxWaitMs: maxWaitMsOf(config) }
 		},
 	})
 

@@ -4,7 +4,7 @@ import { settleTimes } from "../../../src/queue-manager/outputs/settle.ts"
 import { placeOf } from "../../../src/queue-manager/outputs/worker-outputs.ts"
 import { withAmendment } from "../../../src/queue-manager/serverless/amendment.ts"
 import { watchEndpoints } from "../../../src/queue-manager/serverless/endpoint-watch.ts"
-import { settleTimesOf } from "../../../src/queue-manager/serverless/open-serverless.ts"
+import { maxWaitMsOf, settleTimesOf } from "../../../src/queue-manager/serverless/open-serverless.ts"
 
 const file = (filename: string) => ({ filename, subfolder: "ann", type: "output" as const })
 
@@ -25,6 +25,11 @@ test("a longer settle time makes files wait longer, a shorter one changes nothin
 	expect(settleTimesOf({ SFS_SETTLE_TIME: 2 })).toEqual(settleTimes)
 	expect(settleTimesOf({ SFS_SETTLE_TIME: 5 })).toEqual({ ...settleTimes, pictureMs: 5000 })
 	expect(settleTimesOf({ SFS_SETTLE_TIME: 30 })).toMatchObject({ pictureMs: 30_000, filmMs: 30_000 })
+})
+
+test("a job may take as long as the instructor set, longer than a held request too", () => {
+	expect(maxWaitMsOf(new Map([["max_wait", "1800"]]))).toBe(1_800_000)
+	expect(maxWaitMsOf(new Map())).toBe(600_000)
 })
 
 test("a worker's path leads to where it says below the share, and nowhere else", () => {
