@@ -7,6 +7,8 @@ import type { Queue } from "./queue/queue.ts"
 export type Message = { id: string; user: string; text: string }
 
 export type EventHub = {
+	/** From when on nothing that happens is missed: the stream's end is known. Waits for Redis. */
+	started: Promise<void>
 	/** The id of the last event that listeners were told of. */
 	lastId(): string
 	/** Tells of every event from now on, in order. @returns what ends it */
@@ -88,6 +90,7 @@ export function openEventHub(
 	}
 
 	return {
+		started: following.started,
 		lastId: () => last,
 		listen(listener) {
 			listeners.add(listener)

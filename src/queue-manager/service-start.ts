@@ -20,6 +20,7 @@ const kept = { records: 7 * day, dead: 30 * day, workers: day }
 // Docker waits 10 s before it kills.
 const drainMs = 8000
 const runsMs = 5000
+const startPatienceMs = 1000
 
 export type Running = {
 	/** Where it listens, as `http://address:port`. */
@@ -114,6 +115,8 @@ export async function startQueueManager(
 	}
 
 	try {
+		// What is submitted before the stream's end is known would be told to nobody. Health must answer without Redis too.
+		await Promise.race([hub.started, pause(startPatienceMs)])
 		await server.listen({ host: environment.HOST, port: environment.PORT })
 	} catch (error) {
 		await server.close()
