@@ -236,7 +236,8 @@ const huggingFace = "https://huggingface.co"
 const withoutWriting = (source: Source): Source =>
 	source.trouble === undefined ? { ...source, store: readOnlyStore(source.store) } : source
 
-function once<T>(work: () => Promise<T>): () => Promise<T> {
+/** The same work for all who ask: done when the first one does. */
+export function once<T>(work: () => Promise<T>): () => Promise<T> {
 	let result: Promise<T> | undefined
 	return () => (result ??= work())
 }

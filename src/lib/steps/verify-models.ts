@@ -18,7 +18,7 @@ import { needed, type Plan, type Report, type Step, satisfied, unknown } from ".
 import type { ObjectHead } from "../storage/object-store.ts"
 import type { StepContext } from "./context.ts"
 import { spokenWords, wordsOfManifest } from "./heal-options.ts"
-import { shareDirectory } from "./open.ts"
+import { once, shareDirectory } from "./open.ts"
 
 export type ModelsRequest = {
 	level: Level
@@ -342,8 +342,3 @@ const exists = (path: string) =>
 		() => true,
 		() => false,
 	)
-
-function once<T>(work: () => Promise<T>): () => Promise<T> {
-	let result: Promise<T> | undefined
-	return () => (result ??= work())
-}
