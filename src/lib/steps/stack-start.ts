@@ -1,0 +1,134 @@
+// Starting the stack: what everything needs first, then users in batches side by side. Waits for health, never for time.
+import type { Plan, Step } from "../plan/step.ts"
+import type { Service } from "../stack/services.ts"
+import type { StepContext } from "./context.ts"
+import { spokenWords } from "./heal-options.ts"
+import { once } from "./open.ts"
+import { type OpenStack, requireRoster, servicesNamed } from "./stack.ts"
+import { containerTitle, restartContainer, type Starting, startContainer } from "./stack-container.ts"
+import { composeFiles, dockerAnswers, memoryIsEnough } from "./stack-engine.ts"
+import { nginxStep } from "./stack-nginx.ts"
+
+export type StartOptions = {
+	/** These and what they need; all when empty. */
+	only: readonly string[]
+	/** How long one container may take until it is healthy. */
+	deadlineMs: number
+	/** The command's own words, to be typed again. */
+	argv: readonly string[]
+}
+
+/**
+ * A step per container. Redis, then the queue manager; then side by side the door (auth gate, admin, nginx) and the
+ * batches of users, inside of which each waits for the one before. What fails stops those that need it and nobody else.
+ */
+export function planStart(context: StepContext, open: OpenStack, options: StartOptions): Plan {
+	requireRoster(open, context.spoken)
+	const wanted = options.only.length === 0 ? open.services : withNeeded(open.services, options.only)
+	const starting = startingOf(context, open, options)
+	const laneOf = ({ name, batch }: Service) =>
+		batch === undefined ? (isDoor(name) ? { lane: "door" } : {}) : { lane: `batch ${batch}` }
+	const stepOf = (service: Service): Step => ({
+		id: service.name,
+		title: containerTitle(service),
+		...laneOf(service),
+		requires: ["docker", "files", "memory", ...service.after.filter((name) => isIn(wanted, name))],
+		...startContainer(starting, service),
+	})
+	const withoutNginx = wanted.filter(({ name }) => name !== "nginx")
+	const nginx = options.only.length === 0 || options.only.includes("nginx")
+	// The door's lane goes first, so that nginx answers while the users come up.
+	const steps = withoutNginx.map(stepOf)
+	const firstUser = steps.findIndex(({ lane }) => lane?.startsWith("batch"))
+	const doorEnd = firstUser === -1 ? steps.length : firstUser
+	const front: Step[] = nginx
+		? [
+				{
+					...nginxStep(starting),
+					lane: "door",
+					requires: [
+						...["docker", "files", "memory"],
+						...["queue-manager", "auth-gate"].filter((name) => isIn(wanted, name)),
+					],
+				},
+			]
+		: []
+	const again = `comfyume start ${context.spoken} ${spokenWords(options.argv)}`.trimEnd()
+	return {
+		command: "start",
+		environment: context.environment.name,
+		host: context.hostConfiguration.name,
+		place: context.place,
+		steps: [
+			dockerAnswers(open.docker),
+			composeFiles(open, context.spoken),
+			memoryIsEnough(open.docker, open.services, wanted),
+			...steps.slice(0, doorEnd),
+			...front,
+			...steps.slice(doorEnd),
+		],
+		next: ({ exitCode, dryRun }) => (dryRun || exitCode !== 0 ? again : `comfyume status ${context.spoken}`),
+	}
+}
+
+const isDoor = (name: string) => name === "auth-gate" || name === "admin" || name === "nginx"
+const isIn = (services: readonly Service[], wanted: string) => services.some(({ name }) => name === wanted)
+
+export function startingOf(
+	context: StepContext,
+	open: OpenStack,
+	{ deadlineMs }: { deadlineMs: number },
+): Starting {
+	const images = open.services.map(({ image }) => image)
+	return { context, open, expected: once(() => open.docker.expected(images)), deadlineMs }
+}
+
+/** What was named, and the services that it needs; not the users that merely come before. */
+function withNeeded(services: readonly Service[], named: readonly string[]): Service[] {
+	const wanted = new Set(
+		servicesNamed(
+			services,
+			named.filter((name) => name !== "nginx" || isIn(services, "nginx")),
+		).map(({ name }) => name),
+	)
+	if (named.includes("nginx")) for (const name of ["queue-manager", "auth-gate"]) wanted.add(name)
+	for (const { name, after } of [...services].reverse())
+		if (wanted.has(name))
+			for (const before of after)
+				if (!services.some((service) => service.name === before && service.user)) wanted.add(before)
+	return services.filter(({ name }) => wanted.has(name))
+}
+
+/** Makes the named containers anew, and waits until they are healthy; users side by side. */
+export function planRestart(
+	context: StepContext,
+	open: OpenStack,
+	{ named, deadlineMs }: { named: readonly string[]; deadlineMs: number },
+): Plan {
+	requireRoster(open, context.spoken)
+	const starting = startingOf(context, open, { deadlineMs })
+	const services = servicesNamed(open.services, named)
+	return {
+		command: "restart",
+		environment: context.environment.name,
+		host: context.hostConfiguration.name,
+		place: context.place,
+		steps: [
+			dockerAnswers(open.docker),
+			composeFiles(open, context.spoken),
+			...services.map(
+				(service): Step => ({
+					id: service.name,
+					title: containerTitle(service),
+					...(service.user ? { lane: service.name } : {}),
+					requires: ["docker", "files"],
+					...restartContainer(starting, service),
+				}),
+			),
+		],
+		next: ({ exitCode, dryRun }) =>
+			dryRun || exitCode !== 0
+				? `comfyume restart ${context.spoken} ${named.join(" ")}`
+				: `comfyume status ${context.spoken}`,
+	}
+}
