@@ -53,6 +53,10 @@ const commands: Readonly<
 		summary: "check and write the stack's env file",
 		load: () => import("./commands/env.ts"),
 	},
+	certificates: {
+		summary: "issue, renew, install and check the workshop's certificate",
+		load: () => import("./commands/certificates.ts"),
+	},
 	config: {
 		summary: "check and show the configuration",
 		load: () => import("./commands/config.ts"),

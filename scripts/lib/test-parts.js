@@ -26,6 +26,8 @@ const packages = [
 	{ package: "nginx", program: "nginx", part: "nginx", for: "the workshop's front door" },
 	{ package: "apache2-utils", program: "htpasswd", part: "nginx", for: "a second opinion of password files" },
 	{ package: "openssl", program: "openssl", part: "nginx", for: "throw-away certificates" },
+	{ package: "pebble", program: "pebble", part: "acme", for: "a certificate authority on loopback" },
+	{ package: "certbot", program: "certbot", part: "acme", for: "the client that asks it" },
 	{ package: "redis-server", program: "redis-server", part: "redis", for: "the queue" },
 	{ package: "debootstrap", program: "debootstrap", part: "instances", for: "the base of fresh instances" },
 	{ package: "systemd-container", program: "systemd-nspawn", part: "instances", for: "fresh instances" },

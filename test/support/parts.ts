@@ -4,7 +4,7 @@ import { join } from "node:path"
 import { describe } from "vitest"
 
 /** Parts that can be missing where Debian packages can't be installed or the tests don't run as root. */
-type Part = "redis" | "instances" | "sshd" | "git" | "age" | "keyring" | "nginx" | "compose"
+type Part = "redis" | "instances" | "sshd" | "git" | "age" | "keyring" | "nginx" | "compose" | "acme"
 
 /**
  * A group of tests that needs a part of the test world. Where it is missing, the group is skipped in the open, with

@@ -176,6 +176,22 @@ const stackSchema = z.strictObject({
 				.describe("user001's; only with nginx: host, on 127.0.0.1."),
 		})
 		.prefault({}),
+	certificates: z
+		.strictObject({
+			source: z
+				.enum(["mounted", "acme"])
+				.default("mounted")
+				.describe("mounted: bought and installed by hand; acme: issued and renewed by certbot."),
+			email: text(/^[^@\s]+@[^@\s]+\.[^@\s]+$/, "is not an address for mail", "as in ops@example.test")
+				.optional()
+				.describe("Where the authority writes to when a certificate is about to end."),
+			server: z
+				.url({ protocol: /^https$/ })
+				.default("https://acme-v02.api.letsencrypt.org/directory")
+				.describe("The ACME server's directory."),
+			directory: absolutePath.default("/etc/letsencrypt").describe("certbot's own: accounts and keys."),
+		})
+		.prefault({}),
 	network: text(
 		/^(10|172|192)\.(\d{1,2}|1\d\d|2[0-4]\d|25[0-5])\.(0|32|64|96|128|160|192|224)\.0\/19$/,
 		"is not a network of /19",

@@ -10,6 +10,8 @@ export type DoorAnswer = {
 	untrusted: string | undefined
 	/** When the certificate ends. */
 	validTo: Date | undefined
+	/** sha256 of the certificate, 64 small hexadecimal digits. */
+	fingerprint: string | undefined
 }
 
 export type DoorRequest = {
@@ -47,7 +49,7 @@ export function askDoor({
 			},
 			(response) => {
 				const socket = response.socket as TLSSocket
-				const { valid_to: validTo } = socket.getPeerCertificate()
+				const { valid_to: validTo, fingerprint256 } = socket.getPeerCertificate()
 				const chunks: Buffer[] = []
 				response.on("data", (chunk: Buffer) => chunks.push(chunk))
 				response.on("error", (error) => resolve(messageOf(error)))
@@ -57,6 +59,7 @@ export function askDoor({
 						body: Buffer.concat(chunks).toString("utf8"),
 						untrusted: socket.authorized ? undefined : messageOf(socket.authorizationError),
 						validTo: validTo === undefined ? undefined : new Date(validTo),
+						fingerprint: fingerprint256?.replaceAll(":", "").toLowerCase(),
 					}),
 				)
 			},
