@@ -66,6 +66,7 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 			workflow: (facts) => emit({ event: "workflow", step: step.id, ...facts }),
 			modelPaths: (facts) => emit({ event: "model-paths", step: step.id, ...facts }),
 			container: (facts) => emit({ event: "container", step: step.id, ...facts }),
+			change: (facts) => emit({ event: "change", step: step.id, ...facts }),
 			log: (line) => emit({ event: "log", step: step.id, ...line }),
 		}
 		const result = signal.aborted

@@ -117,10 +117,10 @@ export function planRestart(
 			dockerAnswers(open.docker),
 			composeFiles(open, context.spoken),
 			...services.map(
-				(service): Step => ({
+				(service, index): Step => ({
 					id: service.name,
 					title: containerTitle(service),
-					...(service.user ? { lane: service.name } : {}),
+					...(service.user ? { lane: `users ${index % 5}` } : {}),
 					requires: ["docker", "files"],
 					...restartContainer(starting, service),
 				}),

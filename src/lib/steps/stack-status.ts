@@ -56,7 +56,7 @@ const containersStep = (context: StepContext, open: OpenStack): Step =>
 		if (wrong.length === 0) return satisfied(`all ${facts.length} are healthy and current`)
 		const missing = wrong.filter(({ state }) => state === "missing").length
 		return needed(
-			`${wrong.length} of ${facts.length} are not right${missing === 0 ? "" : `, ${missing} of them missing`}`,
+			`${wrong.length} of ${facts.length} ${wrong.length === 1 ? "is" : "are"} not right${missing === 0 ? "" : `, ${missing} of them missing`}`,
 			`comfyume start ${context.spoken}`,
 		)
 	})
@@ -139,7 +139,9 @@ const queueStep = (context: StepContext, { stack }: OpenStack): Step =>
 					)
 		} catch (error) {
 			if (context.signal.aborted) throw error
-			return needed(`${address} gives no answer: ${messageOf(error)}`, hint)
+			// fetch says why only in its cause.
+			const why = error instanceof TypeError ? (error.cause ?? error) : error
+			return needed(`${address} gives no answer: ${messageOf(why)}`, hint)
 		}
 	})
 
