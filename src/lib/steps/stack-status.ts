@@ -9,6 +9,7 @@ import { type Container, isUp, judge } from "../stack/health.ts"
 import { type Service, servicesOf } from "../stack/services.ts"
 import type { StepContext } from "./context.ts"
 import type { OpenStack } from "./stack.ts"
+import { precondition } from "./stack-engine.ts"
 import { hostNginxState } from "./stack-nginx.ts"
 
 /** Checks alone: containers, queue manager, the door with its certificate. */
@@ -18,7 +19,18 @@ export function planStatus(context: StepContext, open: OpenStack): Plan {
 		environment: context.environment.name,
 		host: context.hostConfiguration.name,
 		place: context.place,
-		steps: [containersStep(context, open), queueStep(context, open), doorStep(context, open)],
+		steps: [
+			precondition("docker", "Docker", async () => {
+				const { size } = await open.docker.look()
+				return satisfied(`answers: ${size === 1 ? "1 container" : `${size} containers`}`)
+			}),
+			// Side by side: none of them waits for another's answer.
+			...[containersStep(context, open), queueStep(context, open), doorStep(context, open)].map((step) => ({
+				...step,
+				lane: step.id,
+				requires: ["docker"],
+			})),
+		],
 		next: ({ exitCode }) =>
 			exitCode === exitCodes.incomplete ? `comfyume start ${context.spoken} --dry-run` : undefined,
 	}
