@@ -121,7 +121,7 @@ describeWith("docker", "the stack's containers", () => {
 	})
 
 	test("a leader that never becomes healthy stops its own batch, and a crash loop is named with its last lines", async () => {
-		await workshop.run(["stop", ...users])
+		await workshop.run(["stop", "user001", "user002", "user006"])
 		workshop.mark("user001", "sick")
 		workshop.mark("user006", "crash")
 		try {
