@@ -51,7 +51,12 @@ async function onHost(argv: readonly string[], files: Record<string, string> = {
 	const payload = {
 		...{ version: 1, configurationPath: at("comfyume.yaml"), environment: "sandbox", host: "app-1" },
 		configuration: configuration("connection: directory, directory: ./server"),
-		...{ place: "root@203.0.113.10 over SSH", spoken: "--env sandbox", secrets: JSON.stringify({ version: 1, secrets: {} }), files },
+		...{
+			place: "root@203.0.113.10 over SSH",
+			spoken: "--env sandbox",
+			secrets: JSON.stringify({ version: 1, secrets: {} }),
+			files,
+		},
 	}
 	await using host = localHost({ name: "app-1", environment: { PATH: process.env["PATH"] } })
 	const exitCode = await runOnHost(host, {
