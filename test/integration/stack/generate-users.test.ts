@@ -44,7 +44,7 @@ environments:
     stack:
       directory: ${at("stack")}
       users: 2
-      paths: { outputs: ${at("outputs")}, inputs: ${at("inputs")}, models: ${at("models")} }
+      paths: { outputs: ${at("outputs")}, inputs: ${at("inputs")}, models: ${at("models")}, shareOutputs: ${at("share-outputs")} }
 `,
 	)
 })
@@ -89,7 +89,7 @@ describe("generate-users", () => {
 	test("writes a new stack, and a second run changes nothing", async () => {
 		expect(await comfyume("generate-users")).toMatchObject({
 			exitCode: 0,
-			stderr: expect.stringContaining("wrote 12 files"),
+			stderr: expect.stringContaining("wrote 13 files"),
 		})
 		const before = inventory(at("stack"))
 		expect(await comfyume("generate-users")).toEqual({
