@@ -30,7 +30,12 @@ export const baseImages = {
 export async function ensureBaseImages({ docker, lines }: Pick<Docker, "docker" | "lines" | "environment">) {
 	const base = `comfyume-test-base:${createHash("sha256").update(recipe).digest("hex").slice(0, 12)}`
 	const [found] = await lines("images", "--quiet", base)
-	if (found === undefined) await importBase(docker, base)
+	if (found === undefined) {
+		await importBase(docker, base)
+		// They were built on another base, and don't know it.
+		const old = await lines("images", "--quiet", "--filter", "label=comfyume.inputs")
+		if (old.length > 0) await docker("rmi", "--force", ...new Set(old))
+	}
 	for (const name of Object.values(baseImages)) await docker("tag", base, name)
 }
 
