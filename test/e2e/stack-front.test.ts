@@ -6,7 +6,7 @@ import { startDocker } from "../support/docker.ts"
 import { hostNginx } from "../support/host-nginx.ts"
 import { describeWith } from "../support/parts.ts"
 import { run } from "../support/run.ts"
-import { type Engine, openWorkshop, standInImages, type Workshop } from "../support/stack-world.ts"
+import { type Engine, openWorkshop, standInImages, type Workshop } from "../support/small-stack.ts"
 
 describeWith("docker", "nginx on the host or in its container", () => {
 	let engine: Engine

@@ -6,7 +6,7 @@ import { startDocker } from "../support/docker.ts"
 import { describeWith } from "../support/parts.ts"
 import { poll } from "../support/poll.ts"
 import { processesWith } from "../support/processes.ts"
-import { type Engine, openWorkshop, standInImages, type Workshop } from "../support/stack-world.ts"
+import { type Engine, openWorkshop, standInImages, type Workshop } from "../support/small-stack.ts"
 
 describeWith("docker", "the stack's containers", () => {
 	let engine: Engine

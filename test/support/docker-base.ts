@@ -16,7 +16,7 @@ const packages = [
 ]
 const about = "Debian 12 in the tests, and not what a registry has under this name"
 // Raised when something below changes that isn't part of the hash by itself.
-const recipe = JSON.stringify({ version: 1, suite, packages, node: process.version, about })
+const recipe = JSON.stringify({ version: 2, suite, packages, node: process.version, about })
 
 /** The names under which the one base is found. */
 export const baseImages = {
@@ -30,7 +30,12 @@ export const baseImages = {
 export async function ensureBaseImages({ docker, lines }: Pick<Docker, "docker" | "lines" | "environment">) {
 	const base = `comfyume-test-base:${createHash("sha256").update(recipe).digest("hex").slice(0, 12)}`
 	const [found] = await lines("images", "--quiet", base)
-	if (found === undefined) await importBase(docker, base)
+	if (found === undefined) {
+		await importBase(docker, base)
+		// They were built on another base, and don't know it.
+		const old = await lines("images", "--quiet", "--filter", "label=comfyume.inputs")
+		if (old.length > 0) await docker("rmi", "--force", ...new Set(old))
+	}
 	for (const name of Object.values(baseImages)) await docker("tag", base, name)
 }
 
@@ -55,6 +60,15 @@ async function finish(root: string): Promise<void> {
 	// As Redis's own image has it: a new volume takes over this directory's owner.
 	await mkdir(join(root, "data"))
 	await chown(join(root, "data"), 999, 1000)
+	// As nginx's own image has it: what it writes lies where a read-only container has a tmpfs, and its log is the
+	// container's.
+	await rm(join(root, "var/lib/nginx"), { recursive: true, force: true })
+	await symlink("/var/cache/nginx", join(root, "var/lib/nginx"))
+	await mkdir(join(root, "var/cache/nginx"), { recursive: true })
+	await rm(join(root, "var/log/nginx"), { recursive: true, force: true })
+	await mkdir(join(root, "var/log/nginx"))
+	await symlink("/dev/stdout", join(root, "var/log/nginx/access.log"))
+	await symlink("/dev/stderr", join(root, "var/log/nginx/error.log"))
 	for (const heavy of [
 		"usr/share/doc",
 		"usr/share/man",

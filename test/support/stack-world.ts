@@ -1,248 +1,187 @@
-// A workshop in containers, small: the real compose files, Redis and nginx, and one stand-in for the images that are built
-// here. Its services answer their health checks unless a test says otherwise.
-import { type ChildProcess, spawn } from "node:child_process"
-import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs"
+// A whole stack on a real Docker Engine: what generate-users writes, images built from a release as on a host, and the
+// workshop's door on loopback. ComfyUI alone is a stand-in: there is none to be had here.
+import {
+	appendFileSync,
+	chmodSync,
+	mkdirSync,
+	mkdtempSync,
+	readFileSync,
+	rmSync,
+	writeFileSync,
+} from "node:fs"
+import { request as secureRequest } from "node:https"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { type Event, eventSchema } from "../../src/lib/plan/events.ts"
-import { install } from "./cli.ts"
-import type { startDocker } from "./docker.ts"
-import { baseImages, ensureBaseImages } from "./docker-base.ts"
-import { run } from "./run.ts"
+import { fileURLToPath } from "node:url"
+import { readEnvFile } from "../../src/lib/formats/env-file.ts"
+import { localHost } from "../../src/lib/host/local.ts"
+import { digestOfInputs, type ImageBuild, imageBuilds, imageLabels } from "../../src/lib/stack/images.ts"
+import { imageSteps } from "../../src/lib/steps/stack-images.ts"
+import { startDocker } from "./docker.ts"
+import { ensureBaseImages } from "./docker-base.ts"
+import { type Asking, ask, domain, echo, makeCertificate } from "./front-door.ts"
+import { type RunOptions, run } from "./run.ts"
 import { freePort } from "./sshd.ts"
+import { stackFor } from "./stack.ts"
 
-export type Engine = Awaited<ReturnType<typeof startDocker>>
+const repository = fileURLToPath(new URL("../..", import.meta.url))
+/** What a host has: the release's tree, and no clone. */
+export const releaseRoot = join(repository, `dist/release/tree-${process.arch}`)
 
-export type Ended = {
-	exitCode: number | null
-	stdout: string
-	stderr: string
-	events: Event[]
-	/** How each step ended. */
-	outcomes: Readonly<Record<string, string>>
-}
+export type StackWorld = Awaited<ReturnType<typeof openStackWorld>>
 
-export type Workshop = Awaited<ReturnType<typeof openWorkshop>>
-
-const builtHere = [
-	"comfyume-queue-manager:local",
-	"comfyume-admin:local",
-	"comfyume-auth-gate:local",
-	"comfyume-frontend:v0.11.0",
-]
-
-// `crash` and `sick` in a user's directory make his frontend so; PORT stands in the compose files of those that have one.
-const service = `
-const { existsSync } = require("node:fs")
-const { USER_ID: user, PORT: port = user ? 8188 : 8080, QUEUE_MANAGER_TOKEN: token } = process.env
-console.log("stand-in of", user ?? port, "starts")
-const marked = (mark) => existsSync("/comfyui/user/" + mark)
-if (marked("crash")) { console.error("it breaks with", token); process.exit(7) }
-require("node:http").createServer((request, response) => {
-	response.statusCode = marked("sick") ? 500 : 200
-	response.end(JSON.stringify({ status: "healthy", redis_connected: true, inference_mode: "redis", workers_active: 1, queue_depth: 4 }))
-}).listen(port, "0.0.0.0")
-process.on("SIGTERM", () => { console.log("ends"); process.exit(0) })
-`
-
-/**
- * A new world with rendered files; nothing is started.
- * @param options.stack lines of the configuration's `stack`, besides directory, users, ports and paths
- */
-export async function openWorkshop(engine: Engine, { users, stack = "" }: { users: number; stack?: string }) {
-	const directory = realpathSync(mkdtempSync(join(tmpdir(), "comfyume-workshop-")))
+export async function openStackWorld({ users = 20 } = {}) {
+	const engine = await startDocker()
+	const { docker } = engine
+	const directory = mkdtempSync(join(tmpdir(), "comfyume-stack-"))
 	const path = (...parts: string[]) => join(directory, ...parts)
-	for (const name of ["outputs", "inputs", "models/shared", "workflows", "certificates", "acme", "server"])
-		mkdirSync(path(name), { recursive: true })
-	const [http, https, firstUser] = [await freePort(), await freePort(), 8188]
-	await certificate(path("certificates"))
-	const configure = (more = stack) =>
-		writeFileSync(path("comfyume.yaml"), configuration(directory, users, { http, https }, more))
-	configure()
-	const launcher = await install(path("program"))
-	const environment = {
-		PATH: engine.environment.PATH,
-		HOME: directory,
-		DOCKER_HOST: engine.environment.DOCKER_HOST,
-		DOCKER_CONFIG: engine.environment.DOCKER_CONFIG,
-	}
-	const secrets = () =>
-		["credentials.env", ".env"].flatMap((file) => {
-			const text = readFileSync(path("stack", file), "utf8")
-			return [
-				...text.matchAll(/(?:PASSWORD|SECRET|TOKEN\w*|KEY|CREDENTIALS_\w+)='?(?:\w+:)?([^'\n]{10,})/g),
-			].map(([, value]) => value ?? "")
-		})
-	const start = (words: readonly string[], variables: Readonly<Record<string, string>> = {}) => {
-		const spoken = ["--env", "sandbox", "--config", path("comfyume.yaml")]
-		const child = spawn(process.execPath, [launcher, ...words, ...spoken], {
-			cwd: directory,
-			env: { ...environment, ...variables },
-			stdio: ["ignore", "pipe", "pipe"],
-		})
-		return { child, ended: collect(child, words, secrets) }
-	}
-	return {
-		directory,
-		path,
-		launcher,
-		environment,
-		https,
-		firstUser,
-		configure,
-		start,
-		run: (words: readonly string[], variables?: Readonly<Record<string, string>>) =>
-			start(words, variables).ended,
-		/** What Docker itself says of a container. */
-		inspect: async (container: string) => {
-			const { stdout } = await engine.docker("inspect", container)
-			return JSON.parse(stdout)[0] as {
-				Id: string
-				RestartCount: number
-				State: {
-					Status: string
-					StartedAt: string
-					FinishedAt: string
-					ExitCode: number
-					Health?: { Status: string }
-				}
-			}
-		},
-		/** Container -> id, of all that run. */
-		running: async () =>
-			new Map(
-				(await engine.lines("ps", "--no-trunc", "--format", "{{.Names}} {{.ID}}")).map((line) => {
-					const [name = "", id = ""] = line.split(" ")
-					return [name, id] as const
-				}),
-			),
-		mark: (user: string, mark: string) => writeFileSync(path("stack/user_data", user, mark), ""),
-		unmark: (user: string, mark: string) => rmSync(path("stack/user_data", user, mark)),
-		async [Symbol.asyncDispose]() {
-			await engine.removeEverything()
-			rmSync(directory, { recursive: true, force: true })
-		},
+	try {
+		await ensureBaseImages(engine)
+		// The containers' users walk through it.
+		chmodSync(directory, 0o755)
+		for (const name of ["share/models/shared/loras", "outputs", "inputs", "workflows", "acme", "stack"])
+			mkdirSync(path(name), { recursive: true })
+		chmodSync(path("stack"), 0o700)
+		writeFileSync(path("workflows/first.json"), "{}")
+		writeFileSync(path("share/models/shared/loras/everyones.safetensors"), "a model")
+		await makeCertificate(path("certificates"))
+		const ports = { http: await freePort(), https: await freePort() }
+		writeFileSync(path("comfyume.yaml"), configurationText(directory, users, ports))
+
+		const comfyume = (...words: string[]) =>
+			run(process.execPath, [join(repository, "src/cli.ts"), ...words], {
+				workingDirectory: directory,
+				environment: { ...engine.environment, HOME: directory, COMFYUME_ENV: "sandbox" },
+				allowedExitCodes: "any",
+				timeoutMs: 300_000,
+			})
+		await buildImages(engine)
+
+		const entries = (file: string) => readEnvFile(readFileSync(path("stack", file), "utf8")).entries
+		const compose = (...words: (string | RunOptions)[]) =>
+			engine.compose("--file", path("stack/compose.yaml"), ...words)
+		return {
+			...{ engine, docker, directory, path, ports, comfyume, compose, entries },
+			/** `name:password` as generate-users made it. */
+			as: (name: string) => {
+				const found = entries("credentials.env").find(({ value }) => value.startsWith(`${name}:`))
+				if (found === undefined) throw new Error(`${name} has no password`)
+				return found.value
+			},
+			ask: (at: string, asking: Asking = {}) => ask(ports.https, at, asking),
+			echo: (at: string, headers: Readonly<Record<string, string>>) => echo(ports.https, at, headers),
+			/** Sends so many MiB of zeros, and gives the answer. */
+			pour: (at: string, as: string, megabytes: number) => pour(ports.https, at, as, megabytes),
+			/** Runs a program in a container of the stack. */
+			inside: (container: string, ...words: (string | RunOptions)[]) => docker("exec", container, ...words),
+			addToEnvironment: (line: string) => appendFileSync(path("stack/.env"), `${line}\n`, { mode: 0o600 }),
+			[Symbol.asyncDispose]: async () => {
+				await engine[Symbol.asyncDispose]()
+				rmSync(directory, { recursive: true, force: true })
+			},
+		}
+	} catch (error) {
+		await engine[Symbol.asyncDispose]()
+		rmSync(directory, { recursive: true, force: true })
+		throw error
 	}
 }
 
-/** The stand-in under the names of the images that are built here; what had these names has them again afterwards. */
-export async function standInImages(engine: Engine) {
-	await restoreBase(engine)
-	const before = new Map<string, string>()
-	for (const name of builtHere) {
-		const [id] = await engine.lines("images", "--quiet", "--no-trunc", name)
-		if (id !== undefined) before.set(name, id)
-	}
-	const tag = async (mark: string) => {
-		const directory = mkdtempSync(join(tmpdir(), "comfyume-image-"))
-		writeFileSync(join(directory, "service.cjs"), service)
-		const lines = [
-			`FROM ${baseImages.node}`,
-			`LABEL mark=${mark}`,
-			"COPY service.cjs /service.cjs",
-			'CMD ["node", "/service.cjs"]',
-		]
-		writeFileSync(join(directory, "Dockerfile"), `${lines.join("\n")}\n`)
-		await engine.docker("build", "--quiet", "--tag", "comfyume-test-stand-in:1", directory)
-		rmSync(directory, { recursive: true })
-	}
-	await tag("one")
-	for (const name of builtHere) await engine.docker("tag", "comfyume-test-stand-in:1", name)
-	return {
-		/** The images of a registry under their names, whatever a test has put there. */
-		restoreBase: () => restoreBase(engine),
-		/** A new image under one of the names, as a build gives it. */
-		rebuild: async (name: string) => {
-			await tag("two")
-			await engine.docker("tag", "comfyume-test-stand-in:1", name)
-		},
-		async [Symbol.asyncDispose]() {
-			for (const name of builtHere) {
-				const id = before.get(name)
-				if (id === undefined)
-					await engine.docker("image", "rm", "--no-prune", name, { allowedExitCodes: "any" })
-				else await engine.docker("tag", id, name)
-			}
-			await engine.docker("image", "rm", "comfyume-test-stand-in:1", { allowedExitCodes: "any" })
-		},
-	}
-}
-
-async function restoreBase(engine: Engine): Promise<void> {
-	await ensureBaseImages(engine)
-	// Debian's packages are laid out for Debian: Redis shuts a directory, and nginx writes where containers may not.
-	const changes = {
-		[baseImages.redis]: "chmod 0755 /etc/redis",
-		[baseImages.nginx]:
-			"rm -rf /var/lib/nginx /var/log/nginx && ln -s /tmp /var/lib/nginx && ln -s /tmp /var/log/nginx",
-	}
-	for (const [image, change] of Object.entries(changes))
-		await engine.docker("build", "--quiet", "--tag", image, "-", {
-			stdin: `FROM ${baseImages.node}\nRUN ${change}\n`,
-		})
-}
-
-async function certificate(directory: string): Promise<void> {
-	await run("openssl", [
-		...["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "90", "-subj", "/CN=workshop.example.test"],
-		...["-addext", "subjectAltName=DNS:workshop.example.test"],
-		...["-keyout", join(directory, "key.pem"), "-out", join(directory, "cert.pem")],
-	])
-}
-
-const configuration = (
+const configurationText = (
 	directory: string,
 	users: number,
-	{ http, https }: { http: number; https: number },
-	more: string,
+	ports: { http: number; https: number },
 ) => `version: 1
 environments:
   sandbox:
-    domain: workshop.example.test
+    domain: ${domain}
     allowStandIns: true
-    hosts: [{ name: app-1, role: app, connection: directory, directory: ${directory}/server }]
+    hosts: [{ name: app-1, role: app, connection: directory, directory: / }]
     git:
-      project: { remote: ${directory}/project.git, branch: main, path: /project }
-      scripts: { remote: ${directory}/scripts.git, branch: main, path: /scripts }
+      project: { remote: ./project.git, branch: main, path: /project }
+      scripts: { remote: ./scripts.git, branch: main, path: /scripts }
     stack:
       directory: ${directory}/stack
       users: ${users}
-      ports: { http: ${http}, https: ${https} }
+      network: 10.214.0.0/19
+      ports: { http: ${ports.http}, https: ${ports.https} }
       paths:
+        models: ${directory}/share/models
+        shareOutputs: ${directory}/share/outputs
         outputs: ${directory}/outputs
         inputs: ${directory}/inputs
-        models: ${directory}/models
         workflows: ${directory}/workflows
         certificates: ${directory}/certificates
         acme: ${directory}/acme
-${more}`
+`
 
-function collect(child: ChildProcess, words: readonly string[], secrets: () => string[]): Promise<Ended> {
-	let stdout = ""
-	let stderr = ""
-	child.stdout?.setEncoding("utf8").on("data", (text: string) => {
-		stdout += text
-	})
-	child.stderr?.setEncoding("utf8").on("data", (text: string) => {
-		stderr += text
-	})
+/** The services' images as a host builds them; in place of ComfyUI's two its stand-in, under their names and labels. */
+async function buildImages(engine: Awaited<ReturnType<typeof startDocker>>): Promise<void> {
+	const stack = stackFor(1)
+	const controller = new AbortController()
+	const host = localHost({ name: "app-1", environment: engine.environment, signal: controller.signal })
+	const report = { note: () => {} } as unknown as Parameters<
+		ReturnType<typeof imageSteps>[number]["apply"]
+	>[0]
+	const steps = imageSteps({ host }, stack, { packageRoot: releaseRoot, revision: "tests", gpu: true })
+	for (const build of imageBuilds(stack)) {
+		if (build.name === "frontend" || build.name === "worker") await buildStandIn(engine, build, build.name)
+	}
+	for (const step of steps) {
+		if ((await step.check(report)).state !== "satisfied") await step.apply(report)
+		const finding = await step.check(report)
+		if (finding.state !== "satisfied") throw new Error(`${step.id}: ${finding.because}`)
+	}
+}
+
+async function buildStandIn(
+	{ docker }: Awaited<ReturnType<typeof startDocker>>,
+	build: ImageBuild,
+	target: string,
+): Promise<void> {
+	const inputs = await digestOfInputs(releaseRoot, build)
+	await docker(
+		...["buildx", "build", "--load", "--progress", "plain", "--tag", build.image, "--target", target],
+		...["--label", `${imageLabels.inputs}=${inputs}`],
+		...["--file", join(repository, "test/support/stand-ins/comfyui/Dockerfile"), repository],
+	)
+}
+
+function pour(
+	port: number,
+	path: string,
+	as: string,
+	megabytes: number,
+): Promise<{ status: number; text: string }> {
+	const chunk = Buffer.alloc(1024 * 1024)
 	return new Promise((resolve, reject) => {
-		child.once("error", reject)
-		child.once("close", (exitCode) => {
-			// Whatever it says, it says no secret.
-			for (const secret of words[0] === "generate-users" ? [] : secrets())
-				if (`${stdout}${stderr}`.includes(secret))
-					return reject(new Error(`${words.join(" ")} shows a secret`))
-			const events = words.includes("--json")
-				? stdout
-						.split("\n")
-						.filter(Boolean)
-						.map((line) => eventSchema.parse(JSON.parse(line)))
-				: []
-			const outcomes = Object.fromEntries(
-				events.flatMap((event) => (event.event === "step" ? [[event.step, event.outcome]] : [])),
-			)
-			resolve({ exitCode, stdout, stderr, events, outcomes })
-		})
+		const request = secureRequest(
+			{
+				...{ host: "127.0.0.1", port, path, method: "POST", servername: domain, agent: false },
+				rejectUnauthorized: false,
+				headers: {
+					host: domain,
+					authorization: `Basic ${Buffer.from(as).toString("base64")}`,
+					"content-length": String(megabytes * chunk.length),
+				},
+			},
+			(response) => {
+				let text = ""
+				response.setEncoding("utf8").on("data", (said: string) => {
+					text += said
+				})
+				response.on("end", () => resolve({ status: response.statusCode ?? 0, text }))
+			},
+		)
+		request.on("error", reject)
+		let left = megabytes
+		const more = () => {
+			while (left > 0) {
+				left--
+				if (!request.write(chunk)) return void request.once("drain", more)
+			}
+			request.end()
+		}
+		more()
 	})
 }

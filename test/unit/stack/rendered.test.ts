@@ -125,6 +125,26 @@ describe.each([1, 20, 500])("a stack of %i users", (users) => {
 		}
 	})
 
+	test("lets workers write to the share alone, and the queue manager bring it from there to the users", () => {
+		const { paths } = stack.configuration
+		const mountsOf = (name: string) =>
+			Object.fromEntries((services[name]?.volumes ?? []).map(({ source, target }) => [target, source]))
+		expect(mountsOf("queue-manager")).toEqual({
+			"/outputs": paths.outputs,
+			"/inputs": paths.inputs,
+			"/mnt/sfs/outputs": paths.shareOutputs,
+		})
+		expect(services["queue-manager"]?.environment).toMatchObject({
+			OUTPUTS_PATH: "/outputs",
+			INPUTS_PATH: "/inputs",
+			SFS_OUTPUT_DIR: "/mnt/sfs/outputs",
+		})
+		for (const name of ["worker", "worker-agent"]) {
+			expect(mountsOf(name)["/outputs"]).toBe(paths.shareOutputs)
+			expect(Object.values(mountsOf(name))).not.toContain(paths.outputs)
+		}
+	})
+
 	test("publishes nothing but nginx's two ports and, on loopback, what operators ask", () => {
 		const published = all.flatMap(([, { ports = [] }]) => ports)
 		expect(published.sort()).toEqual(["127.0.0.1:3000:3000", "127.0.0.1:6379:6379", "443:443", "80:80"])
