@@ -184,7 +184,11 @@ describeWith("docker", "the stack's containers", () => {
 		})
 		expect(because("user001")).toMatchObject({
 			because: "there is no image comfyume-frontend:v0.11.0 on app-1",
+			hint: expect.stringMatching(/^comfyume start .*--build$/),
 		})
+		// Where it is going to be built, nobody complains that it isn't there.
+		const building = await workshop.run(["start", "--json", "--dry-run", "--build", "--only", "user001"])
+		expect(building.outcomes).toMatchObject({ "image-frontend": "planned", user001: "planned" })
 		rmSync(key, { recursive: true })
 		writeFileSync(key, "")
 		expect((await workshop.run(["start", "--only", "nginx"])).stderr).toContain(`${key} is empty`)

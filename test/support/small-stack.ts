@@ -1,9 +1,10 @@
 // A workshop in containers, small: the real compose files, Redis and nginx, and one stand-in for the images that are built
 // here. Its services answer their health checks unless a test says otherwise.
 import { type ChildProcess, spawn } from "node:child_process"
-import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs"
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { fileURLToPath } from "node:url"
 import { type Event, eventSchema } from "../../src/lib/plan/events.ts"
 import { install } from "./cli.ts"
 import type { startDocker } from "./docker.ts"
@@ -60,6 +61,9 @@ export async function openWorkshop(engine: Engine, { users, stack = "" }: { user
 		writeFileSync(path("comfyume.yaml"), configuration(directory, users, { http, https }, more))
 	configure()
 	const launcher = await install(path("program"))
+	cpSync(fileURLToPath(new URL("../../templates", import.meta.url)), path("program/templates"), {
+		recursive: true,
+	})
 	const environment = {
 		PATH: engine.environment.PATH,
 		HOME: directory,

@@ -1,5 +1,8 @@
 // Starting the stack: what everything needs first, then users in batches side by side. Waits for health, never for time.
+import { command } from "../host/command.ts"
 import type { Plan, Step } from "../plan/step.ts"
+import type { Stack } from "../stack/description.ts"
+import { imageNames } from "../stack/images.ts"
 import type { Service } from "../stack/services.ts"
 import type { StepContext } from "./context.ts"
 import { spokenWords } from "./heal-options.ts"
@@ -7,6 +10,7 @@ import { once } from "./open.ts"
 import { type OpenStack, requireRoster, servicesNamed } from "./stack.ts"
 import { containerTitle, restartContainer, type Starting, startContainer } from "./stack-container.ts"
 import { composeFiles, dockerAnswers, memoryIsEnough } from "./stack-engine.ts"
+import { type ImageOptions, imageStepId, imageSteps } from "./stack-images.ts"
 import { nginxStep } from "./stack-nginx.ts"
 
 export type StartOptions = {
@@ -14,6 +18,8 @@ export type StartOptions = {
 	only: readonly string[]
 	/** How long one container may take until it is healthy. */
 	deadlineMs: number
+	/** Build images first, from these files. */
+	build?: ImageOptions
 	/** The command's own words, to be typed again. */
 	argv: readonly string[]
 }
@@ -26,13 +32,19 @@ export function planStart(context: StepContext, open: OpenStack, options: StartO
 	requireRoster(open, context.spoken)
 	const wanted = options.only.length === 0 ? open.services : withNeeded(open.services, options.only)
 	const starting = startingOf(context, open, options)
+	const builds = options.build === undefined ? [] : imageSteps(context, open.stack, options.build)
+	const needs = (service: Service) => [
+		...["docker", "files", "memory"],
+		...builds.filter(({ id }) => id === imageOf(open.stack, service)).map(({ id }) => id),
+		...service.after.filter((name) => isIn(wanted, name)),
+	]
 	const laneOf = ({ name, batch }: Service) =>
 		batch === undefined ? (isDoor(name) ? { lane: "door" } : {}) : { lane: `batch ${batch}` }
 	const stepOf = (service: Service): Step => ({
 		id: service.name,
 		title: containerTitle(service),
 		...laneOf(service),
-		requires: ["docker", "files", "memory", ...service.after.filter((name) => isIn(wanted, name))],
+		requires: needs(service),
 		...startContainer(starting, service),
 	})
 	const withoutNginx = wanted.filter(({ name }) => name !== "nginx")
@@ -63,6 +75,7 @@ export function planStart(context: StepContext, open: OpenStack, options: StartO
 			dockerAnswers(open.docker),
 			composeFiles(open, context.spoken),
 			memoryIsEnough(open.docker, open.services, wanted),
+			...builds.map((step) => ({ ...step, requires: [...(step.requires ?? []), "docker"] })),
 			...steps.slice(0, doorEnd),
 			...front,
 			...steps.slice(doorEnd),
@@ -71,16 +84,31 @@ export function planStart(context: StepContext, open: OpenStack, options: StartO
 	}
 }
 
+/** The id of the step that builds a service's image. */
+const imageOf = ({ images }: Stack, { image }: Service): string | undefined => {
+	const [name] = imageNames.filter((one) => images[one] === image)
+	return name === undefined ? undefined : imageStepId(name)
+}
+
+/** The commit of the platform's code on the host, for the images' labels. */
+export async function revisionOf({ environment, host }: StepContext): Promise<string> {
+	const asked = command("git", "-C", host.path(environment.git.project.path), "rev-parse", "HEAD")
+	const { stdout, exitCode } = await host.capture(asked, { allowedExitCodes: [128] })
+	return exitCode === 0 ? stdout.trim() : "unknown"
+}
+
 const isDoor = (name: string) => name === "auth-gate" || name === "admin" || name === "nginx"
 const isIn = (services: readonly Service[], wanted: string) => services.some(({ name }) => name === wanted)
 
 export function startingOf(
 	context: StepContext,
 	open: OpenStack,
-	{ deadlineMs }: { deadlineMs: number },
+	{ deadlineMs, build }: Pick<StartOptions, "deadlineMs" | "build">,
 ): Starting {
 	const images = open.services.map(({ image }) => image)
-	return { context, open, expected: once(() => open.docker.expected(images)), deadlineMs }
+	// First asked for by the first container's step: by then the images have been built.
+	const expected = once(() => open.docker.expected(images))
+	return { context, open, expected, deadlineMs, builds: build !== undefined }
 }
 
 /** What was named, and the services that it needs; not the users that merely come before. */
