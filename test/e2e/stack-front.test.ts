@@ -62,7 +62,7 @@ describeWith("docker", "nginx on the host or in its container", () => {
 	test("a configuration that the host's nginx refuses changes nothing", async () => {
 		const other = workshop.path("server/etc/nginx/conf.d/zz-default.conf")
 		const port = /listen (\d+) default_server/.exec(
-			(await run("cat", [workshop.path("stack/nginx/comfyume.conf")])).stdout,
+			(await run("cat", [workshop.path("stack/nginx/host.conf")])).stdout,
 		)?.[1]
 		writeFileSync(other, `server { listen ${port} default_server; }\n`)
 		const { exitCode, stderr } = await workshop.run(["start", "--only", "nginx"])
@@ -80,7 +80,7 @@ describeWith("docker", "nginx on the host or in its container", () => {
 		expect(outcomeOf(first)).toEqual({ exitCode: 0, nginx: "applied" })
 		expect(await servedBy()).toBe("nginx 200 healthy")
 		expect(readlinkSync(workshop.path("server/etc/nginx/conf.d/comfyume.conf"))).toBe(
-			workshop.path("stack/nginx/comfyume.conf"),
+			workshop.path("stack/nginx/host.conf"),
 		)
 		expect({ active: await nginx.isActive(), enabled: await nginx.isEnabled() }).toEqual({
 			...{ active: true, enabled: true },
@@ -93,8 +93,8 @@ describeWith("docker", "nginx on the host or in its container", () => {
 
 	test("a container that can't start leaves the host's nginx serving, and the run ends with 9", async () => {
 		await configure("")
-		// As long as somebody else has the plain port's number, the container can't be started.
-		await engine.docker("tag", "comfyume-admin:local", "nginx:1.28-alpine")
+		const broken = "FROM nginx:1.28-alpine\nRUN rm -f /usr/sbin/nginx\n"
+		await engine.docker("build", "--quiet", "--tag", "nginx:1.28-alpine", "-", { stdin: broken })
 		const { exitCode, stderr } = await workshop.run(["start", "--only", "nginx", "--wait", "15"])
 		expect(exitCode).toBe(9)
 		expect(stderr).toContain("the one before serves again")

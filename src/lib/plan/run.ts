@@ -129,7 +129,7 @@ async function runStep(
 ): Promise<StepResult> {
 	try {
 		const before = await checkStep(step, report, run.emit)
-		const later = run.dryRun ? run.plannedBefore : []
+		const later = run.dryRun && step.lasting !== true ? run.plannedBefore : []
 		if (before.state === "satisfied" && later.length > 0)
 			return { outcome: "planned", because: `${before.because}; comes again after ${later.join(", ")}` }
 		if (before.state === "satisfied") return { outcome: "satisfied", because: before.because }

@@ -51,6 +51,8 @@ export type Step = {
 	requires?: readonly string[]
 	/** Steps of different lanes run side by side (lanes.ts). Without one, a step waits for all before it. */
 	lane?: string
+	/** What it finds satisfied stays so when those that it requires are applied: a dry run counts on that. */
+	lasting?: boolean
 	/** Only reads. Throws only for what makes the answer impossible (unreachable, refused credentials). */
 	check(report: Report): Promise<Finding>
 	/** Changes the world. Its success is judged by the next check, never by its return. */

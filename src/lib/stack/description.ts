@@ -79,6 +79,8 @@ export const files = {
 	htpasswd: "auth/htpasswd",
 	nginx: "nginx/nginx.conf",
 	nginxSite: "nginx/comfyume.conf",
+	/** For the host's own nginx. Beside the container's, so that a change from one to the other can be taken back. */
+	nginxHostSite: "nginx/host.conf",
 	proxySecret: "nginx/proxy-secret.conf",
 	health: "nginx/html/health.html",
 	redis: "redis/redis.conf",

@@ -38,7 +38,7 @@ export function renderFiles(stack: Stack, texts: SecretTexts): StackFile[] {
 		secret(files.htpasswd, texts.htpasswd),
 		secret(files.proxySecret, renderProxySecret(texts.proxySecret.reveal())),
 		...(stack.hasNginx ? [open(files.nginx, renderNginxMain(places))] : []),
-		open(files.nginxSite, renderNginxSite(stack, places)),
+		open(stack.hasNginx ? files.nginxSite : files.nginxHostSite, renderNginxSite(stack, places)),
 		open(files.health, renderHealthPage(stack)),
 		open(files.redis, renderRedis(stack)),
 		open(files.modelPaths, renderModelPaths("/models")),

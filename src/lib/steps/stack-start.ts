@@ -11,7 +11,7 @@ import { type OpenStack, requireRoster, servicesNamed } from "./stack.ts"
 import { containerTitle, restartContainer, type Starting, startContainer } from "./stack-container.ts"
 import { composeFiles, dockerAnswers, memoryIsEnough } from "./stack-engine.ts"
 import { type ImageOptions, imageStepId, imageSteps } from "./stack-images.ts"
-import { nginxStep } from "./stack-nginx.ts"
+import { leavesHost, nginxStep } from "./stack-nginx.ts"
 
 export type StartOptions = {
 	/** These and what they need; all when empty. */
@@ -28,14 +28,18 @@ export type StartOptions = {
  * A step per container. Redis, then the queue manager; then side by side the door (auth gate, admin, nginx) and the
  * batches of users, inside of which each waits for the one before. What fails stops those that need it and nobody else.
  */
-export function planStart(context: StepContext, open: OpenStack, options: StartOptions): Plan {
+export async function planStart(context: StepContext, open: OpenStack, options: StartOptions): Promise<Plan> {
 	requireRoster(open, context.spoken)
 	const wanted = options.only.length === 0 ? open.services : withNeeded(open.services, options.only)
 	const starting = startingOf(context, open, options)
+	const nginx = options.only.length === 0 || options.only.includes("nginx")
+	// The host's nginx finds the others at ports that they lose with it: if it stays, they stay as they are.
+	const switching = nginx && (await leavesHost(starting))
 	const builds = options.build === undefined ? [] : imageSteps(context, open.stack, options.build)
 	const needs = (service: Service) => [
 		...["docker", "files", "memory"],
 		...builds.filter(({ id }) => id === imageOf(open.stack, service)).map(({ id }) => id),
+		...(switching ? ["nginx"] : []),
 		...service.after.filter((name) => isIn(wanted, name)),
 	]
 	const laneOf = ({ name, batch }: Service) =>
@@ -45,10 +49,10 @@ export function planStart(context: StepContext, open: OpenStack, options: StartO
 		title: containerTitle(service),
 		...laneOf(service),
 		requires: needs(service),
+		lasting: true,
 		...startContainer(starting, service),
 	})
 	const withoutNginx = wanted.filter(({ name }) => name !== "nginx")
-	const nginx = options.only.length === 0 || options.only.includes("nginx")
 	// The door's lane goes first, so that nginx answers while the users come up.
 	const steps = withoutNginx.map(stepOf)
 	const firstUser = steps.findIndex(({ lane }) => lane?.startsWith("batch"))
@@ -57,14 +61,18 @@ export function planStart(context: StepContext, open: OpenStack, options: StartO
 		? [
 				{
 					...nginxStep(starting),
-					lane: "door",
+					...(switching ? {} : { lane: "door" }),
+					lasting: true,
 					requires: [
 						...["docker", "files", "memory"],
-						...["queue-manager", "auth-gate"].filter((name) => isIn(wanted, name)),
+						...(switching ? [] : ["queue-manager", "auth-gate"].filter((name) => isIn(wanted, name))),
 					],
 				},
 			]
 		: []
+	const containers = switching
+		? [...front, ...steps]
+		: [...steps.slice(0, doorEnd), ...front, ...steps.slice(doorEnd)]
 	const again = `comfyume start ${context.spoken} ${spokenWords(options.argv)}`.trimEnd()
 	return {
 		command: "start",
@@ -76,9 +84,7 @@ export function planStart(context: StepContext, open: OpenStack, options: StartO
 			composeFiles(open, context.spoken),
 			memoryIsEnough(open.docker, open.services, wanted),
 			...builds.map((step) => ({ ...step, requires: [...(step.requires ?? []), "docker"] })),
-			...steps.slice(0, doorEnd),
-			...front,
-			...steps.slice(doorEnd),
+			...containers,
 		],
 		next: ({ exitCode, dryRun }) => (dryRun || exitCode !== 0 ? again : `comfyume status ${context.spoken}`),
 	}

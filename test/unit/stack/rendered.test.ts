@@ -253,7 +253,7 @@ test("with nginx on the host its container is gone, and everything it needs list
 	const published = Object.values(services).flatMap(({ ports = [] }) => ports)
 	expect(published).toContain("127.0.0.1:8207:8188")
 	for (const port of published) expect(port).toMatch(/^127\.0\.0\.1:/)
-	const site = files.get("nginx/comfyume.conf") ?? ""
+	const site = files.get("nginx/host.conf") ?? ""
 	expect(site).toContain("\tuser020 127.0.0.1:8207;\n")
 	expect(site).not.toMatch(/^resolver/m)
 	expect(site).not.toContain("comfy-queue-manager")
