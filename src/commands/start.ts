@@ -2,11 +2,16 @@
 import { Command, InvalidArgumentError, Option } from "commander"
 import { type CommonOptions, commonOptions, names, runCommand } from "../lib/steps/run-command.ts"
 import { openStack } from "../lib/steps/stack.ts"
-import { planStart } from "../lib/steps/stack-start.ts"
+import { planStart, revisionOf } from "../lib/steps/stack-start.ts"
 import { exitStatusHelp } from "../lib/ui/help.ts"
 import type { CommandRun } from "../lib/ui/surroundings.ts"
 
-type StartOptions = CommonOptions & { only: readonly string[]; gpu?: boolean; wait: number }
+type StartOptions = CommonOptions & {
+	only: readonly string[]
+	gpu?: boolean
+	build?: boolean
+	wait: number
+}
 
 const moreHelp = `
 Redis comes first, then the queue manager; then side by side the door (auth gate, admin, nginx)
@@ -29,6 +34,7 @@ export function create(run: CommandRun): Command {
 				.default([], "all"),
 		)
 		.option("--gpu", "the GPU worker and its agent too, on a machine with a GPU")
+		.option("--build", "build the images first that are not there or not of these files")
 		.addOption(
 			new Option("--wait <seconds>", "how long a container may take to become healthy")
 				.argParser(parseSeconds)
@@ -41,6 +47,7 @@ export function create(run: CommandRun): Command {
 			const argv = [
 				...(options.only.length === 0 ? [] : ["--only", options.only.join(",")]),
 				...(options.gpu === true ? ["--gpu"] : []),
+				...(options.build === true ? ["--build"] : []),
 				...(options.wait === 240 ? [] : ["--wait", String(options.wait)]),
 			]
 			return runCommand(run, {
@@ -49,10 +56,16 @@ export function create(run: CommandRun): Command {
 				argv,
 				modelsOnly: true,
 				confirms: "production",
-				plan: async (context, { hide }) =>
-					planStart(context, await openStack(context, hide, { gpu: options.gpu === true }), {
+				plan: async (context, { hide }) => {
+					const gpu = options.gpu === true
+					const { packageRoot } = run.surroundings
+					return planStart(context, await openStack(context, hide, { gpu }), {
 						...{ only: options.only, deadlineMs: options.wait * 1000, argv },
-					}),
+						...(options.build === true
+							? { build: { packageRoot, gpu, revision: await revisionOf(context) } }
+							: {}),
+					})
+				},
 			})
 		})
 }

@@ -248,7 +248,11 @@ function answers(port: number): Promise<boolean> {
 const basic = (as: string | undefined) =>
 	as === undefined ? {} : { authorization: `Basic ${Buffer.from(as).toString("base64")}` }
 
-function ask(port: number, path: string, { method = "GET", headers = {}, as, body, host = domain }: Asking) {
+export function ask(
+	port: number,
+	path: string,
+	{ method = "GET", headers = {}, as, body, host = domain }: Asking,
+) {
 	return new Promise<Answer>((resolve, reject) => {
 		const request = secureRequest(
 			{
@@ -281,7 +285,7 @@ function ask(port: number, path: string, { method = "GET", headers = {}, as, bod
 	})
 }
 
-function echo(port: number, path: string, headers: Readonly<Record<string, string>>): Promise<string> {
+export function echo(port: number, path: string, headers: Readonly<Record<string, string>>): Promise<string> {
 	return new Promise((resolve, reject) => {
 		const request = secureRequest({
 			host: "127.0.0.1",

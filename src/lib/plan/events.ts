@@ -123,6 +123,17 @@ const logLineSchema = z.object({
 /** A line of a container's log. */
 export type LogLine = z.infer<typeof logLineSchema>
 
+const changeSchema = z.object({
+	/** `new`, `changed`, `mode` of a file; `new password`, `new secret`, `removed`, `directory`. */
+	change: z.string(),
+	name: z.string(),
+	/** Its lines, those with `+` new and those with `-` gone; never of what is secret. */
+	diff: z.array(z.string()).optional(),
+})
+
+/** One thing that a step changes. */
+export type ChangeFacts = z.infer<typeof changeSchema>
+
 const outcomeSchema = z.enum(["satisfied", "applied", "planned", "failed", "blocked", "aborted"])
 
 /** How a step ended. `planned` is what a dry run says of a step that it would apply. */
@@ -159,6 +170,7 @@ const bodySchema = z.discriminatedUnion("event", [
 	workflowSchema.extend({ event: z.literal("workflow"), step: z.string().optional() }),
 	modelPathsSchema.extend({ event: z.literal("model-paths"), step: z.string().optional() }),
 	containerSchema.extend({ event: z.literal("container"), step: z.string().optional() }),
+	changeSchema.extend({ event: z.literal("change"), step: z.string().optional() }),
 	logLineSchema.extend({ event: z.literal("log"), step: z.string().optional() }),
 	z.object({
 		event: z.literal("step"),

@@ -66,6 +66,7 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 			workflow: (facts) => emit({ event: "workflow", step: step.id, ...facts }),
 			modelPaths: (facts) => emit({ event: "model-paths", step: step.id, ...facts }),
 			container: (facts) => emit({ event: "container", step: step.id, ...facts }),
+			change: (facts) => emit({ event: "change", step: step.id, ...facts }),
 			log: (line) => emit({ event: "log", step: step.id, ...line }),
 		}
 		const result = signal.aborted
@@ -128,7 +129,7 @@ async function runStep(
 ): Promise<StepResult> {
 	try {
 		const before = await checkStep(step, report, run.emit)
-		const later = run.dryRun ? run.plannedBefore : []
+		const later = run.dryRun && step.lasting !== true ? run.plannedBefore : []
 		if (before.state === "satisfied" && later.length > 0)
 			return { outcome: "planned", because: `${before.because}; comes again after ${later.join(", ")}` }
 		if (before.state === "satisfied") return { outcome: "satisfied", because: before.because }

@@ -1,5 +1,12 @@
 // The one idea: a command is a Plan, an ordered list of Steps that read the world, change it, and read it again.
-import type { ContainerFacts, LogLine, ModelFacts, ModelPathsFacts, WorkflowFacts } from "./events.ts"
+import type {
+	ChangeFacts,
+	ContainerFacts,
+	LogLine,
+	ModelFacts,
+	ModelPathsFacts,
+	WorkflowFacts,
+} from "./events.ts"
 
 /** What a check found out, and why it says so. The reason is shown to the operator as it stands. */
 export type Finding =
@@ -30,6 +37,8 @@ export type Report = {
 	modelPaths(facts: ModelPathsFacts): void
 	/** What was found out of one container of the stack. */
 	container(facts: ContainerFacts): void
+	/** What is to be changed, or was. */
+	change(facts: ChangeFacts): void
 	/** A line of a container's log. */
 	log(line: LogLine): void
 }
@@ -42,6 +51,8 @@ export type Step = {
 	requires?: readonly string[]
 	/** Steps of different lanes run side by side (lanes.ts). Without one, a step waits for all before it. */
 	lane?: string
+	/** What it finds satisfied stays so when those that it requires are applied: a dry run counts on that. */
+	lasting?: boolean
 	/** Only reads. Throws only for what makes the answer impossible (unreachable, refused credentials). */
 	check(report: Report): Promise<Finding>
 	/** Changes the world. Its success is judged by the next check, never by its return. */

@@ -56,11 +56,15 @@ export function renderCompose(stack: Stack): string {
 					TOKEN_GENERATION: String(tokenGeneration),
 					CORS_ORIGINS: `https://${stack.domain}`,
 					INFERENCE_MODE: stack.configuration.inferenceMode,
+					OUTPUTS_PATH: "/outputs",
+					INPUTS_PATH: "/inputs",
+					SFS_OUTPUT_DIR: shareOutputs,
 					...Object.fromEntries(passedToQueueManager.map((name) => [name, { variable: name }])),
 				},
 				volumes: [
 					bind({ from: stack.configuration.paths.outputs, to: "/outputs", writable: true }),
 					bind({ from: stack.configuration.paths.inputs, to: "/inputs", writable: true }),
+					bind({ from: stack.configuration.paths.shareOutputs, to: shareOutputs, writable: true }),
 				],
 				networks: ["data", "control", ...users.map(({ network }) => network)],
 				ports: published(stack, services.queueManager),
@@ -119,6 +123,9 @@ export function renderComposeUsers(stack: Stack): string {
 	})
 }
 
+/** Where the queue manager has what workers write. */
+const shareOutputs = "/mnt/sfs/outputs"
+
 /** Tokens of an older generation are refused by the queue manager. */
 export const tokenGeneration = 1
 
@@ -137,6 +144,9 @@ export const passedToQueueManager = [
 	"SERVERLESS_ENDPOINT_B300_SPOT",
 	"SERVERLESS_ENDPOINT_B300_ON_DEMAND",
 	"SERVERLESS_API_KEY",
+	"SFS_POLL_INTERVAL",
+	"SFS_MAX_WAIT",
+	"SFS_SETTLE_TIME",
 ] as const
 
 function frontend(stack: Stack, user: User): Value {
@@ -192,7 +202,11 @@ function worker(stack: Stack): { [key: string]: Value } {
 			...common("comfy-worker", images.worker, limits.worker),
 			pull_policy: "never",
 			profiles: ["gpu"],
+			user: "1000:1000",
 			read_only: false,
+			deploy: {
+				resources: { reservations: { devices: [{ driver: "nvidia", count: "all", capabilities: ["gpu"] }] } },
+			},
 			command: [
 				"python3",
 				"/workspace/ComfyUI/main.py",
@@ -207,7 +221,7 @@ function worker(stack: Stack): { [key: string]: Value } {
 			],
 			volumes: [
 				bind({ from: configuration.paths.models, to: "/models", writable: false }),
-				bind({ from: configuration.paths.outputs, to: "/outputs", writable: true }),
+				bind({ from: configuration.paths.shareOutputs, to: "/outputs", writable: true }),
 				bind({
 					from: inDirectory(stack, files.modelPaths),
 					to: "/etc/comfyume/extra_model_paths.yaml",
@@ -232,7 +246,7 @@ function worker(stack: Stack): { [key: string]: Value } {
 				OUTPUTS_PATH: "/outputs",
 			},
 			volumes: [
-				bind({ from: configuration.paths.outputs, to: "/outputs", writable: true }),
+				bind({ from: configuration.paths.shareOutputs, to: "/outputs", writable: true }),
 				{ type: "volume", source: "worker-agent-state", target: "/var/lib/comfyume-worker-agent" },
 			],
 			networks: ["control"],

@@ -109,6 +109,7 @@ function following(stack: Stack): [string, string][] {
 		["OUTPUTS_PATH", paths.outputs],
 		["INPUTS_PATH", paths.inputs],
 		["WORKFLOWS_PATH", paths.workflows],
+		["SFS_OUTPUT_DIR", paths.shareOutputs],
 		["INFERENCE_MODE", configuration.inferenceMode],
 	]
 }

@@ -146,7 +146,8 @@ const lastOf = (text: string) => text.split("\n").at(-1)?.slice(0, 300) ?? ""
 export function hopeless(container: Container | undefined, restartsBefore: number): string | undefined {
 	if (container === undefined) return "it is gone"
 	// Once may be bad luck while what it needs comes up; twice is a loop.
-	if (container.restarts >= restartsBefore + 2) return `it starts again and again: ${howEnded(container)}`
+	if (container.restarts >= restartsBefore + 2)
+		return container.state === "running" ? "it starts again and again" : troubleOf(container)
 	if (container.state === "exited" || container.state === "dead") return troubleOf(container)
 	if (container.state === "running" && container.health === "unhealthy") return troubleOf(container)
 	if (container.state === "running" && container.health === "none") return troubleOf(container)

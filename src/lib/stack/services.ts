@@ -135,9 +135,10 @@ export function placesOf(stack: Stack, { name, user }: Pick<Service, "name" | "u
 			return [rendered(stack, files.htpasswd)]
 		case "nginx":
 			return [
-				...[files.nginxSite, files.proxySecret, files.health, ...(stack.hasNginx ? [files.nginx] : [])].map(
-					(file) => rendered(stack, file),
-				),
+				...[
+					...(stack.hasNginx ? [files.nginx, files.nginxSite] : [files.nginxHostSite]),
+					...[files.proxySecret, files.health],
+				].map((file) => rendered(stack, file)),
 				...["cert.pem", "key.pem"].map((file): Place => {
 					const path = join(paths.certificates, file)
 					return { path, kind: "file", hint: `put the certificate's ${file} there; ls -l ${path}` }

@@ -57,6 +57,8 @@ export type PlanCommand = {
 	withoutLock?: boolean
 	/** Files that the operator named on his own machine, for a host elsewhere. At most 4 MiB in all. */
 	files?: () => Promise<Record<string, string>>
+	/** Called when the host is elsewhere; throws for options that only work here. */
+	elsewhere?: () => void
 	/** The environment that is only changed after its name was typed. */
 	confirms?: string
 	/** `files` as this run has them: sent by a client, or read here. */
@@ -127,6 +129,7 @@ async function runTarget(
 ): Promise<ExitCode> {
 	const { target, opening, reporter, hide } = run
 	const { environment } = target
+	if (!target.here) spec.elsewhere?.()
 	if (
 		spec.confirms === environment.name &&
 		!opening.dryRun &&

@@ -16,6 +16,8 @@ export type Starting = {
 	expected: () => Promise<Expected>
 	/** How long a container may take until it is healthy. */
 	deadlineMs: number
+	/** Images that are missing are built by steps before. */
+	builds: boolean
 }
 
 export const containerTitle = ({ name, user }: Pick<Service, "name" | "user">) =>
@@ -78,7 +80,7 @@ async function findContainer(
 
 /** Everything that Docker would stumble over, said before and in words. */
 async function requireStartable(
-	{ context, open, expected }: Starting,
+	{ context, open, expected, builds }: Starting,
 	service: Service,
 	container: Container | undefined,
 ): Promise<void> {
@@ -91,9 +93,9 @@ async function requireStartable(
 			},
 		)
 	const { images } = await expected()
-	if (!images.has(service.image) && service.image.startsWith("comfyume-"))
+	if (!builds && !images.has(service.image) && service.image.startsWith("comfyume-"))
 		throw new OperatorError(`there is no image ${service.image} on ${context.hostConfiguration.name}`, {
-			hint: `comfyume build ${context.spoken}   # docker image ls shows what is there`,
+			hint: `comfyume start ${context.spoken} --build`,
 		})
 	await requirePlaces(placesOf(open.stack, service))
 	if (container !== undefined && isUp(container)) return

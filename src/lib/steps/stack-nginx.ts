@@ -152,6 +152,10 @@ async function answers(starting: Starting): Promise<void> {
 	}
 }
 
+/** Whether nginx is to go from the host into its container: then it goes before what it serves from changes. */
+export const leavesHost = async (starting: Starting): Promise<boolean> =>
+	starting.open.stack.hasNginx && (await hostNginx(starting).inTheWay()) !== undefined
+
 /** How the machine's own nginx is. */
 export const hostNginxState = (context: StepContext, open: OpenStack): Promise<HostState> =>
 	hostNginx({ context, open }).state()
@@ -161,7 +165,7 @@ type HostState = { active: boolean; enabled: boolean; linked: boolean; loadedLat
 /** The machine's own nginx, as a unit of systemd. */
 function hostNginx({ context: { host }, open: { stack } }: Pick<Starting, "context" | "open">) {
 	const { directory, ports } = stack.configuration
-	const site = `${directory}/${files.nginxSite}`
+	const site = `${directory}/${files.nginxHostSite}`
 	const asks = (verb: string) => host.test(command("systemctl", verb, "--quiet", unit))
 	const systemctl = async (...words: readonly string[]) => {
 		await host.execute(command("systemctl", ...words, unit))

@@ -1,5 +1,8 @@
 // Starting the stack: what everything needs first, then users in batches side by side. Waits for health, never for time.
+import { command } from "../host/command.ts"
 import type { Plan, Step } from "../plan/step.ts"
+import type { Stack } from "../stack/description.ts"
+import { imageNames } from "../stack/images.ts"
 import type { Service } from "../stack/services.ts"
 import type { StepContext } from "./context.ts"
 import { spokenWords } from "./heal-options.ts"
@@ -7,13 +10,16 @@ import { once } from "./open.ts"
 import { type OpenStack, requireRoster, servicesNamed } from "./stack.ts"
 import { containerTitle, restartContainer, type Starting, startContainer } from "./stack-container.ts"
 import { composeFiles, dockerAnswers, memoryIsEnough } from "./stack-engine.ts"
-import { nginxStep } from "./stack-nginx.ts"
+import { type ImageOptions, imageStepId, imageSteps } from "./stack-images.ts"
+import { leavesHost, nginxStep } from "./stack-nginx.ts"
 
 export type StartOptions = {
 	/** These and what they need; all when empty. */
 	only: readonly string[]
 	/** How long one container may take until it is healthy. */
 	deadlineMs: number
+	/** Build images first, from these files. */
+	build?: ImageOptions
 	/** The command's own words, to be typed again. */
 	argv: readonly string[]
 }
@@ -22,21 +28,31 @@ export type StartOptions = {
  * A step per container. Redis, then the queue manager; then side by side the door (auth gate, admin, nginx) and the
  * batches of users, inside of which each waits for the one before. What fails stops those that need it and nobody else.
  */
-export function planStart(context: StepContext, open: OpenStack, options: StartOptions): Plan {
+export async function planStart(context: StepContext, open: OpenStack, options: StartOptions): Promise<Plan> {
 	requireRoster(open, context.spoken)
 	const wanted = options.only.length === 0 ? open.services : withNeeded(open.services, options.only)
 	const starting = startingOf(context, open, options)
+	const nginx = options.only.length === 0 || options.only.includes("nginx")
+	// The host's nginx finds the others at ports that they lose with it: if it stays, they stay as they are.
+	const switching = nginx && (await leavesHost(starting))
+	const builds = options.build === undefined ? [] : imageSteps(context, open.stack, options.build)
+	const needs = (service: Service) => [
+		...["docker", "files", "memory"],
+		...builds.filter(({ id }) => id === imageOf(open.stack, service)).map(({ id }) => id),
+		...(switching ? ["nginx"] : []),
+		...service.after.filter((name) => isIn(wanted, name)),
+	]
 	const laneOf = ({ name, batch }: Service) =>
 		batch === undefined ? (isDoor(name) ? { lane: "door" } : {}) : { lane: `batch ${batch}` }
 	const stepOf = (service: Service): Step => ({
 		id: service.name,
 		title: containerTitle(service),
 		...laneOf(service),
-		requires: ["docker", "files", "memory", ...service.after.filter((name) => isIn(wanted, name))],
+		requires: needs(service),
+		lasting: true,
 		...startContainer(starting, service),
 	})
 	const withoutNginx = wanted.filter(({ name }) => name !== "nginx")
-	const nginx = options.only.length === 0 || options.only.includes("nginx")
 	// The door's lane goes first, so that nginx answers while the users come up.
 	const steps = withoutNginx.map(stepOf)
 	const firstUser = steps.findIndex(({ lane }) => lane?.startsWith("batch"))
@@ -45,14 +61,18 @@ export function planStart(context: StepContext, open: OpenStack, options: StartO
 		? [
 				{
 					...nginxStep(starting),
-					lane: "door",
+					...(switching ? {} : { lane: "door" }),
+					lasting: true,
 					requires: [
 						...["docker", "files", "memory"],
-						...["queue-manager", "auth-gate"].filter((name) => isIn(wanted, name)),
+						...(switching ? [] : ["queue-manager", "auth-gate"].filter((name) => isIn(wanted, name))),
 					],
 				},
 			]
 		: []
+	const containers = switching
+		? [...front, ...steps]
+		: [...steps.slice(0, doorEnd), ...front, ...steps.slice(doorEnd)]
 	const again = `comfyume start ${context.spoken} ${spokenWords(options.argv)}`.trimEnd()
 	return {
 		command: "start",
@@ -63,12 +83,24 @@ export function planStart(context: StepContext, open: OpenStack, options: StartO
 			dockerAnswers(open.docker),
 			composeFiles(open, context.spoken),
 			memoryIsEnough(open.docker, open.services, wanted),
-			...steps.slice(0, doorEnd),
-			...front,
-			...steps.slice(doorEnd),
+			...builds.map((step) => ({ ...step, requires: [...(step.requires ?? []), "docker"] })),
+			...containers,
 		],
 		next: ({ exitCode, dryRun }) => (dryRun || exitCode !== 0 ? again : `comfyume status ${context.spoken}`),
 	}
+}
+
+/** The id of the step that builds a service's image. */
+const imageOf = ({ images }: Stack, { image }: Service): string | undefined => {
+	const [name] = imageNames.filter((one) => images[one] === image)
+	return name === undefined ? undefined : imageStepId(name)
+}
+
+/** The commit of the platform's code on the host, for the images' labels. */
+export async function revisionOf({ environment, host }: StepContext): Promise<string> {
+	const asked = command("git", "-C", host.path(environment.git.project.path), "rev-parse", "HEAD")
+	const { stdout, exitCode } = await host.capture(asked, { allowedExitCodes: [128] })
+	return exitCode === 0 ? stdout.trim() : "unknown"
 }
 
 const isDoor = (name: string) => name === "auth-gate" || name === "admin" || name === "nginx"
@@ -77,10 +109,12 @@ const isIn = (services: readonly Service[], wanted: string) => services.some(({ 
 export function startingOf(
 	context: StepContext,
 	open: OpenStack,
-	{ deadlineMs }: { deadlineMs: number },
+	{ deadlineMs, build }: Pick<StartOptions, "deadlineMs" | "build">,
 ): Starting {
 	const images = open.services.map(({ image }) => image)
-	return { context, open, expected: once(() => open.docker.expected(images)), deadlineMs }
+	// First asked for by the first container's step: by then the images have been built.
+	const expected = once(() => open.docker.expected(images))
+	return { context, open, expected, deadlineMs, builds: build !== undefined }
 }
 
 /** What was named, and the services that it needs; not the users that merely come before. */
@@ -117,10 +151,10 @@ export function planRestart(
 			dockerAnswers(open.docker),
 			composeFiles(open, context.spoken),
 			...services.map(
-				(service): Step => ({
+				(service, index): Step => ({
 					id: service.name,
 					title: containerTitle(service),
-					...(service.user ? { lane: service.name } : {}),
+					...(service.user ? { lane: `users ${index % 5}` } : {}),
 					requires: ["docker", "files"],
 					...restartContainer(starting, service),
 				}),

@@ -9,6 +9,7 @@ import { type Container, isUp, judge } from "../stack/health.ts"
 import { type Service, servicesOf } from "../stack/services.ts"
 import type { StepContext } from "./context.ts"
 import type { OpenStack } from "./stack.ts"
+import { precondition } from "./stack-engine.ts"
 import { hostNginxState } from "./stack-nginx.ts"
 
 /** Checks alone: containers, queue manager, the door with its certificate. */
@@ -18,7 +19,18 @@ export function planStatus(context: StepContext, open: OpenStack): Plan {
 		environment: context.environment.name,
 		host: context.hostConfiguration.name,
 		place: context.place,
-		steps: [containersStep(context, open), queueStep(context, open), doorStep(context, open)],
+		steps: [
+			precondition("docker", "Docker", async () => {
+				const { size } = await open.docker.look()
+				return satisfied(`answers: ${size === 1 ? "1 container" : `${size} containers`}`)
+			}),
+			// Side by side: none of them waits for another's answer.
+			...[containersStep(context, open), queueStep(context, open), doorStep(context, open)].map((step) => ({
+				...step,
+				lane: step.id,
+				requires: ["docker"],
+			})),
+		],
 		next: ({ exitCode }) =>
 			exitCode === exitCodes.incomplete ? `comfyume start ${context.spoken} --dry-run` : undefined,
 	}
@@ -56,7 +68,7 @@ const containersStep = (context: StepContext, open: OpenStack): Step =>
 		if (wrong.length === 0) return satisfied(`all ${facts.length} are healthy and current`)
 		const missing = wrong.filter(({ state }) => state === "missing").length
 		return needed(
-			`${wrong.length} of ${facts.length} are not right${missing === 0 ? "" : `, ${missing} of them missing`}`,
+			`${wrong.length} of ${facts.length} ${wrong.length === 1 ? "is" : "are"} not right${missing === 0 ? "" : `, ${missing} of them missing`}`,
 			`comfyume start ${context.spoken}`,
 		)
 	})
@@ -139,7 +151,9 @@ const queueStep = (context: StepContext, { stack }: OpenStack): Step =>
 					)
 		} catch (error) {
 			if (context.signal.aborted) throw error
-			return needed(`${address} gives no answer: ${messageOf(error)}`, hint)
+			// fetch says why only in its cause.
+			const why = error instanceof TypeError ? (error.cause ?? error) : error
+			return needed(`${address} gives no answer: ${messageOf(why)}`, hint)
 		}
 	})
 

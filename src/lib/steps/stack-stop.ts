@@ -13,6 +13,9 @@ import { containerTitle } from "./stack-container.ts"
 // Users are served through these; the last one keeps what the others still write.
 const order = ["worker-agent", "worker", "nginx", "admin", "auth-gate", "queue-manager", "redis"]
 
+// A `docker stop` is a process of its own, and there may be hundreds of users.
+const laneOf = (index: number) => `users ${index % 20}`
+
 const nameOf = (container: string) => container.replace(/^comfy-/, "")
 
 /** One of ours: by its project, or, where it was started in another way, by a name that only the stack has. */
@@ -35,7 +38,7 @@ export async function planStop(context: StepContext, named: readonly string[]): 
 	const users = wanted.filter((name) => !order.includes(name)).sort()
 	const services = order.filter((name) => wanted.includes(name))
 	const steps = [
-		...users.map((name): Step => ({ ...stopContainer(docker, name), lane: name })),
+		...users.map((name, index): Step => ({ ...stopContainer(docker, name), lane: laneOf(index) })),
 		...services.map((name): Step => {
 			// Redis stays for one that could not be stopped: it still writes.
 			const requires = name === "redis" && services.includes("queue-manager") ? ["queue-manager"] : []
@@ -73,7 +76,7 @@ function stopContainer(docker: Docker, name: string): Step {
 		async check() {
 			const found = (await docker.look()).get(container)
 			if (found === undefined) return satisfied("there is no such container")
-			return isUp(found) ? needed(`it is ${found.state}`) : satisfied(`it is ${found.state}`)
+			return isUp(found) ? needed(`it is ${found.state}`) : satisfied("stopped")
 		},
 		// It has as long as its compose file says; `unless-stopped` then leaves it alone at the next boot.
 		apply: async () => {

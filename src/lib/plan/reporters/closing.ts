@@ -1,8 +1,9 @@
 // What stands at the end of a run: the table, what failed and why, the counts, and the next command.
+import { stripVTControlCharacters } from "node:util"
 import { paint } from "../../ui/color.ts"
 import { formatDuration, formatSeconds, formatTable, printable, wrapText } from "../../ui/format.ts"
 import type { Terminal } from "../../ui/surroundings.ts"
-import type { ContainerFacts, Event, ModelFacts, Outcome } from "../events.ts"
+import type { ChangeFacts, ContainerFacts, Event, ModelFacts, Outcome } from "../events.ts"
 import { containersTable } from "./containers.ts"
 import { modelsTable } from "./models.ts"
 import { modelPathsLine, workflowLines } from "./workflows.ts"
@@ -62,6 +63,7 @@ export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean })
 			if (event.event === "model") models.push(event)
 			if (event.event === "container") containers.push(event)
 			if (event.event === "workflow") lines.push(...workflowLines(event))
+			if (event.event === "change") lines.push(...changeLines(event))
 			if (event.event === "model-paths") lines.push(modelPathsLine(event))
 			if (event.event === "error") errors.push(event)
 			if (event.event === "end") {
@@ -120,6 +122,12 @@ export const readableWidth = (terminalColumns: number) =>
 /** Neither done nor, in a dry run, planned. */
 export const isFailure = (outcome: Outcome) =>
 	outcome === "failed" || outcome === "blocked" || outcome === "aborted"
+
+/** The lines of files keep their tabs. */
+const changeLines = ({ change, name, diff = [] }: ChangeFacts) => [
+	`${change}: ${printable(name)}`,
+	...diff.map((line) => `  ${stripVTControlCharacters(line)}`),
+]
 
 function countsLine({ satisfied, applied, planned, failed, durationMs }: EndEvent): string {
 	const parts = [
