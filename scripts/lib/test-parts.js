@@ -28,6 +28,12 @@ const packages = [
 	{ package: "openssl", program: "openssl", part: "nginx", for: "throw-away certificates" },
 	{ package: "pebble", program: "pebble", part: "acme", for: "a certificate authority on loopback" },
 	{ package: "certbot", program: "certbot", part: "acme", for: "the client that asks it" },
+	{
+		package: "prometheus",
+		program: "promtool",
+		part: "prometheus",
+		for: "the monitoring's rules and queries",
+	},
 	{ package: "redis-server", program: "redis-server", part: "redis", for: "the queue" },
 	{ package: "debootstrap", program: "debootstrap", part: "instances", for: "the base of fresh instances" },
 	{ package: "systemd-container", program: "systemd-nspawn", part: "instances", for: "fresh instances" },

@@ -15,6 +15,7 @@ type Part =
 	| "compose"
 	| "docker"
 	| "acme"
+	| "prometheus"
 
 /**
  * A group of tests that needs a part of the test world. Where it is missing, the group is skipped in the open, with

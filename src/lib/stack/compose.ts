@@ -7,7 +7,13 @@ import { files, type Limits, type Mount, type Network, type Stack, type User } f
 /** A variable of the env file. Compose refuses to start without it. */
 type Variable = { variable: string }
 
-type Value = string | number | boolean | Variable | readonly Value[] | { readonly [key: string]: Value }
+export type Value =
+	| string
+	| number
+	| boolean
+	| Variable
+	| readonly Value[]
+	| { readonly [key: string]: Value }
 
 export const generatedMark = "# Written by comfyume generate-users; changes here are lost."
 
@@ -17,7 +23,10 @@ export function renderCompose(stack: Stack): string {
 	const names = { redis: services.redis.container, manager: services.queueManager.container }
 	return text({
 		name: "comfyume",
-		include: [{ path: files.composeUsers }],
+		include: [
+			{ path: files.composeUsers },
+			...(stack.configuration.monitoring === undefined ? [] : [{ path: files.composeMonitoring }]),
+		],
 		services: {
 			redis: {
 				...common(names.redis, images.redis, limits.redis),
@@ -256,7 +265,7 @@ function worker(stack: Stack): { [key: string]: Value } {
 	}
 }
 
-function common(container: string, image: string, { memoryMegabytes, cpus }: Limits) {
+export function common(container: string, image: string, { memoryMegabytes, cpus }: Limits) {
 	return {
 		container_name: container,
 		image,
@@ -268,12 +277,16 @@ function common(container: string, image: string, { memoryMegabytes, cpus }: Lim
 		mem_limit: `${memoryMegabytes}m`,
 		cpus,
 		pids_limit: 1024,
-		logging: { driver: "json-file", options: { "max-size": "10m", "max-file": "3" } },
+		// The tag is how a line's container is known to who collects the files.
+		logging: {
+			driver: "json-file",
+			options: { "max-size": "10m", "max-file": "3", tag: "{{.Name}}" },
+		},
 	} satisfies Value
 }
 
 // The source must be there: Docker would make a directory where a file is missing.
-const bind = ({ from, to, writable }: Mount): Value => ({
+export const bind = ({ from, to, writable }: Mount): Value => ({
 	type: "bind",
 	source: from,
 	target: to,
@@ -282,7 +295,7 @@ const bind = ({ from, to, writable }: Mount): Value => ({
 })
 
 // 127.0.0.1 and not localhost, which may be ::1 where nobody listens.
-const health = (test: readonly string[]): Value => ({
+export const health = (test: readonly string[]): Value => ({
 	test: ["CMD", ...test],
 	interval: "30s",
 	timeout: "10s",
@@ -303,10 +316,10 @@ const onLoopback = ({ port, hostPort }: { port: number; hostPort: number }): Val
 ]
 const published = ({ publishedOn }: Stack, { port, hostPort }: { port: number; hostPort: number }): Value =>
 	publishedOn.map((address) => `${address}:${hostPort}:${port}`)
-const inDirectory = ({ configuration }: Stack, file: string) => `${configuration.directory}/${file}`
+export const inDirectory = ({ configuration }: Stack, file: string) => `${configuration.directory}/${file}`
 
 // Version 1.1, as elsewhere: readers that still take it so would read `yes` and `22:22` as something else.
-const text = (value: Value) =>
+export const text = (value: Value) =>
 	`${generatedMark}\n${stringify(forCompose(value), { version: "1.1", lineWidth: 0, aliasDuplicateObjects: false })}`
 
 const isVariable = (value: object): value is Variable =>
@@ -325,5 +338,5 @@ function forCompose(value: Value): unknown {
 	return Object.fromEntries(entries.map(([key, inside]) => [key, forCompose(inside as Value)]))
 }
 
-const optional: ReadonlySet<string> = new Set(passedToQueueManager)
+const optional: ReadonlySet<string> = new Set([...passedToQueueManager, "VERDA_EDGE_ID", "VERDA_EDGE_KEY"])
 const required = (name: string) => `\${${name}:?is not in .env; comfyume env render writes it}`

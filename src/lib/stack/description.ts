@@ -87,10 +87,17 @@ export const files = {
 	modelPaths: "frontend/extra_model_paths.yaml",
 	serverlessModelPaths: "serverless/extra_model_paths.yaml",
 	directories: "directories.txt",
+	composeMonitoring: "compose.monitoring.yaml",
 } as const
 
 /** The secrets that are made here, by their names in the env file. */
-export const secretNames = ["REDIS_PASSWORD", "AUTH_COOKIE_SECRET", "PROXY_SECRET", "TOKEN_KEY"] as const
+export const secretNames = [
+	"REDIS_PASSWORD",
+	"AUTH_COOKIE_SECRET",
+	"PROXY_SECRET",
+	"TOKEN_KEY",
+	"GRAFANA_ADMIN_PASSWORD",
+] as const
 
 const batchSize = 5
 const comfyUiVersion = "v0.11.0"

@@ -178,6 +178,7 @@ const table = {
 	VERDA_TAILSCALE_IP: cloud("the server's address in the tailnet"),
 	MELLO_TAILSCALE_IP: cloud("the development machine's address in the tailnet"),
 	VERDA_MODELS_SFS_PSEUDOPATH: cloud("the share's path; it changes, and is read from the API"),
+	GRAFANA_ADMIN_PASSWORD: secretOf("monitoring", "Grafana's admin; counts at its first start"),
 	VERDA_EDGE_ID: cloud("Portainer's edge agent"),
 	VERDA_EDGE_KEY: secretOf("cloud", "Portainer's edge key"),
 	VERDA_PORTAINER_CONNECTION_MODE: cloud("how the edge agent connects"),

@@ -3,6 +3,7 @@
 import type { Secret } from "../secret.ts"
 import { renderCompose, renderComposeUsers } from "./compose.ts"
 import { byType, directoriesOf, files, modelTypes, type Stack } from "./description.ts"
+import { renderMonitoring } from "./monitoring.ts"
 import {
 	nginxPlaces,
 	renderHealthPage,
@@ -44,6 +45,7 @@ export function renderFiles(stack: Stack, texts: SecretTexts): StackFile[] {
 		open(files.modelPaths, renderModelPaths("/models")),
 		// For rented GPUs, which have the share where it is here: to be copied onto it.
 		open(files.serverlessModelPaths, renderModelPaths(stack.configuration.paths.models)),
+		...renderMonitoring(stack).map(({ path, text }) => open(path, text)),
 		open(files.composeUsers, renderComposeUsers(stack)),
 		open(files.compose, renderCompose(stack)),
 		open(files.directories, renderDirectories(stack)),

@@ -1,6 +1,7 @@
 // The workshop's certificate: there, right, renewed in time, and the one that nginx really serves. certbot asks the
 // authority for it; that it came, fits and is served is found out here.
 import { dirname, join } from "node:path"
+import { setTimeout as pause } from "node:timers/promises"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { type Certificate, type Chain, readChain } from "../formats/certificate.ts"
 import { type Command, command, withOptions } from "../host/command.ts"
@@ -397,46 +398,33 @@ function placed(
 export function certificateServed(work: CertificateWork, requires: readonly string[]): Step {
 	const { context, stack, docker } = work
 	const { host, signal } = context
+	const port = stack.configuration.ports.https
+	async function look(): Promise<Finding> {
+		const found = await installed(work)
+		if (found.state !== "there") return needed(found.because)
+		const answer = await askDoor({ domain: stack.domain, port, path: "/health/ping", signal })
+		if (typeof answer === "string")
+			return unknown(`nginx gives no answer: ${answer}`, `comfyume start ${context.spoken}`)
+		if (answer.fingerprint === found.leaf.fingerprint)
+			return satisfied(`asked over TLS: sha256 ${found.leaf.fingerprint.slice(0, 12)}`)
+		return needed(
+			`nginx serves another one, until ${answer.validTo === undefined ? "?" : dateOf(answer.validTo)}`,
+		)
+	}
 	return {
 		id: "served",
 		title: "nginx serves it",
 		requires,
-		async check(): Promise<Finding> {
-			const found = await installed(work)
-			if (found.state !== "there") return needed(found.because)
-			const port = stack.configuration.ports.https
-			const answer = await askDoor({ domain: stack.domain, port, path: "/health/ping", signal })
-			if (typeof answer === "string")
-				return unknown(`nginx gives no answer: ${answer}`, `comfyume start ${context.spoken}`)
-			if (answer.fingerprint === found.leaf.fingerprint)
-				return satisfied(`asked over TLS: sha256 ${found.leaf.fingerprint.slice(0, 12)}`)
-			return needed(
-				`nginx serves another one, until ${answer.validTo === undefined ? "?" : dateOf(answer.validTo)}`,
-			)
-		},
+		check: look,
 		async apply() {
 			if (stack.hasNginx) await docker.run("exec", stack.services.nginx.container, "nginx", "-s", "reload")
 			else await host.execute(command("systemctl", "reload", "nginx.service"))
 			// Old workers answer until the new ones have started.
 			const deadlineMs = performance.now() + 15_000
-			while (performance.now() < deadlineMs && !signal.aborted) {
-				const { state } = await this.check(silent)
-				if (state !== "needed") return
-				await new Promise((resolve) => setTimeout(resolve, 200))
-			}
+			while ((await look()).state === "needed" && performance.now() < deadlineMs)
+				await pause(200, undefined, { signal })
 		},
 	}
-}
-
-const silent = {
-	note() {},
-	warn() {},
-	progress() {},
-	model() {},
-	workflow() {},
-	modelPaths() {},
-	container() {},
-	log() {},
 }
 
 /** What lies there would be trusted, for long enough. Only looks. */
