@@ -27,6 +27,9 @@ const packages = [
 	{ package: "apache2-utils", program: "htpasswd", part: "nginx", for: "a second opinion of password files" },
 	{ package: "openssl", program: "openssl", part: "nginx", for: "throw-away certificates" },
 	{ package: "redis-server", program: "redis-server", part: "redis", for: "the queue" },
+	{ package: "chromium", program: "chromium", part: "chromium", for: "pages as users see them" },
+	{ package: "python3", program: "python3", part: "chromium", for: "the stand-in for ComfyUI's server" },
+	{ package: "python3-pip", program: "pip3", part: "chromium", for: "ComfyUI's own frontend, from PyPI" },
 	{ package: "debootstrap", program: "debootstrap", part: "instances", for: "the base of fresh instances" },
 	{ package: "systemd-container", program: "systemd-nspawn", part: "instances", for: "fresh instances" },
 	{ package: "iproute2", program: "ip", part: "instances", for: "the instances' network" },
@@ -48,14 +51,39 @@ export function ensureTestParts() {
 	if (instances !== undefined) missing.instances = instances
 	const compose = whyNoCompose()
 	if (compose !== undefined) missing.compose = compose
+	// A page is behind the front door, and its jobs are in the queue.
+	const chromium = missing.chromium ?? missing.nginx ?? missing.redis ?? whyNoFrontend()
+	if (chromium !== undefined) missing.chromium = chromium
 	return missing
 }
 
+const cache = process.env.COMFYUME_TEST_CACHE ?? join(homedir(), ".cache", "comfyume-test")
+
+// The frontend that ComfyUI v0.11.0 pins in its requirements, and the server library that it is written with.
+const pythonPackages = ["comfyui-frontend-package==1.37.11", "aiohttp==3.13.3"]
+
+// Into a directory of its own: the system's Python isn't touched.
+function whyNoFrontend() {
+	const place = join(cache, "comfyui-1.37.11")
+	if (existsSync(place)) return undefined
+	console.error("fetching ComfyUI's frontend from PyPI")
+	mkdirSync(cache, { recursive: true })
+	const partial = mkdtempSync(join(cache, "comfyui-partial-"))
+	const { status } = spawnSync(
+		"python3",
+		["-m", "pip", "install", "--quiet", "--no-cache-dir", "--target", partial, ...pythonPackages],
+		{ stdio: "ignore", timeout: 300_000 },
+	)
+	if (status === 0) {
+		renameSync(partial, place)
+		return undefined
+	}
+	rmSync(partial, { recursive: true, force: true })
+	return "ComfyUI's frontend could not be fetched from PyPI"
+}
+
 // Where the tests look for compose v2 (test/support/parts.ts): Debian 12 has none, and `config` needs no Docker.
-const composeProgram = join(
-	process.env.COMFYUME_TEST_CACHE ?? join(homedir(), ".cache", "comfyume-test"),
-	"compose/docker-compose",
-)
+const composeProgram = join(cache, "compose/docker-compose")
 
 // Debian 13's package, checked by Debian's own key, and unpacked beside the system instead of into it.
 function whyNoCompose() {
