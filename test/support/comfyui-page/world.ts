@@ -109,8 +109,10 @@ export async function openWorld(users = 2) {
 	}
 }
 
-declare const window: { app?: { graph?: { nodes: unknown[] }; extensionManager?: unknown } }
-const isReady = () => (window.app?.graph?.nodes.length ?? 0) > 0
+declare const window: {
+	app?: { extensionManager?: { workflow?: { activeWorkflow?: object | null } } }
+}
+const isReady = () => window.app?.extensionManager?.workflow?.activeWorkflow != null
 
 type Comfyui = { port: number; process: ChildProcess }
 

@@ -1,6 +1,7 @@
 // Errors of the browser's console, told to the queue manager for the operators to see: few, short, and without secrets.
 import { app } from "../../scripts/app.js"
 import { report } from "./lib/queue-manager.js"
+import { scrub } from "./lib/scrub.js"
 import { isOn } from "./lib/settings.js"
 
 const sameAgainMs = 10 * 60_000
@@ -42,19 +43,6 @@ function textOf(what) {
 	} catch {
 		return String(what)
 	}
-}
-
-/** Leaves out what a report must not carry: passwords and queries in addresses, tokens. */
-export function scrub(text) {
-	return text
-		.replace(/(\b[a-z][a-z0-9+.-]*:\/\/)[^\s/@]*@/gi, "$1")
-		.replace(/(\b[a-z][a-z0-9+.-]*:\/\/[^\s"'`)>?#:]*(?::\d+)?[^\s"'`)>?#:]*)[?#][^\s"'`):>]*/gi, "$1")
-		.replace(/\b(bearer|basic)\s+\S+/gi, "$1 […]")
-		.replace(
-			/\b([\w-]*(?:token|secret|password|passwd|api[_-]?key|authorization)[\w-]*["']?\s*[:=]\s*)["']?[^\s"',;}]+/gi,
-			"$1[…]",
-		)
-		.replace(/\b(?=[\w+/-]*\d)(?=[\w+/-]*[a-z])[\w+-]{32,}={0,2}/gi, "[…]")
 }
 
 function note(kind, text) {

@@ -190,6 +190,14 @@ const css = `
 }
 :dir(rtl) > .comfyume-strip .comfyume-fill { transform-origin: 100% 50%; }
 @keyframes comfyume-breathe { 50% { opacity: 0.35; } }
+/* ComfyUI's sidebar at the left, its zoom controls at the lower right. */
+@media (max-width: 1100px) {
+	.comfyume-strip {
+		inset-block-end: 64px;
+		inset-inline-start: calc(58px + (100vw - 58px) / 2);
+		max-inline-size: min(560px, calc(100vw - 74px));
+	}
+}
 @media (min-width: 2400px) { .comfyume-strip { font-size: 15px; max-inline-size: 680px; } }
 @media (prefers-reduced-motion: reduce) {
 	.comfyume-strip .comfyume-mark { animation: none !important; }

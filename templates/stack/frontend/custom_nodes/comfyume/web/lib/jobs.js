@@ -6,6 +6,7 @@ import { settings } from "./settings.js"
 // Positions of those who wait change by what others do, and nobody is told of others' jobs.
 const lookAgainMs = 5000
 const withoutEventsMs = 2000
+const soonMs = 400
 const ended = new Set(["completed", "failed", "cancelled"])
 
 export const hasEnded = ({ status }) => ended.has(status)
@@ -16,6 +17,7 @@ const listeners = new Set()
 /** Jobs since everything was last at rest: what the strip sums up. */
 let round = []
 let isLinked = true
+let lookAt = 0
 let banner = { text: "", level: "info" }
 let notice
 
@@ -120,6 +122,8 @@ function take(event) {
 	}
 	if (type.startsWith("job_")) {
 		merge(data, event)
+		// The places of those behind it have changed too.
+		lookAt = Math.min(lookAt, Date.now() + soonMs)
 		return
 	}
 	const job = jobs.get(data?.prompt_id)
@@ -171,13 +175,11 @@ async function begin() {
 			if (was !== isUp) tell()
 		},
 	})
-	let lookedAt = Date.now()
 	setInterval(() => {
-		if (active().length === 0) return
-		if (Date.now() - lookedAt < (isLinked ? lookAgainMs : withoutEventsMs)) return
-		lookedAt = Date.now()
+		if (active().length === 0 || Date.now() < lookAt) return
+		lookAt = Date.now() + (isLinked ? lookAgainMs : withoutEventsMs)
 		void attempt(refresh)
-	}, 500)
+	}, 200)
 	await attempt(refresh)
 	// What this tab waited for when it was reloaded, and has ended meanwhile.
 	for (const [id, { isOpen }] of ours) {

@@ -130,7 +130,7 @@ function errorOf({ id, error }, result) {
 		prompt_id: id,
 		timestamp: Date.now(),
 		node_id: of("node_id", ""),
-		node_type: of("node_type", "the queue"),
+		node_type: of("node_type", "The job failed"),
 		executed: of("executed", []),
 		exception_type: of("exception_type", ""),
 		exception_message: of("exception_message", error ?? "The job failed"),

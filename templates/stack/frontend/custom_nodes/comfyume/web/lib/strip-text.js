@@ -54,6 +54,8 @@ const shortened = (text) => {
 	return line.length > 180 ? `${line.slice(0, 179)}…` : line
 }
 
+const ended = (sentence) => (/[.!?…]$/.test(sentence) ? sentence : `${sentence}.`)
+
 const percent = ({ progress }) =>
 	progress?.max > 0 ? Math.min(1, Math.max(0, progress.value / progress.max)) : undefined
 
@@ -143,7 +145,7 @@ function describeMany(jobs, titleOf) {
 	const worst = failed.at(-1)
 	const detail =
 		worst !== undefined
-			? `${shortened(worst.error ?? "no reason was given")} ${adviceFor(worst.error ?? "")}`
+			? `${ended(shortened(worst.error ?? "No reason was given"))} ${adviceFor(worst.error ?? "")}`
 			: first !== undefined
 				? describeOne(first, titleOf).detail
 				: wait(waiting[0]?.estimated_wait_time)
@@ -173,5 +175,6 @@ function waitingPart(waiting) {
 		.filter((place) => place !== null && place !== undefined)
 	if (places.length === 0) return `${waiting.length} waiting`
 	const first = Math.min(...places)
-	return `${waiting.length} waiting, ${first === 0 ? "next in line" : `from ${ordinal(first + 1)} in line`}`
+	const as = `as ${first === 0 ? "next" : ordinal(first + 1)}`
+	return waiting.length === 1 ? `1 waiting ${as}` : `${waiting.length} waiting, the first ${as}`
 }
