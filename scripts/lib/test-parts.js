@@ -28,6 +28,7 @@ const packages = [
 	{ package: "openssl", program: "openssl", part: "nginx", for: "throw-away certificates" },
 	{ package: "redis-server", program: "redis-server", part: "redis", for: "the queue" },
 	{ package: "chromium", program: "chromium", part: "chromium", for: "pages as users see them" },
+	{ package: "iproute2", program: "ip", part: "chromium", for: "a network that doesn't change under it" },
 	{ package: "python3", program: "python3", part: "chromium", for: "the stand-in for ComfyUI's server" },
 	{ package: "python3-pip", program: "pip3", part: "chromium", for: "ComfyUI's own frontend, from PyPI" },
 	{ package: "debootstrap", program: "debootstrap", part: "instances", for: "the base of fresh instances" },

@@ -18,8 +18,11 @@ import { startTestRedis } from "../redis.ts"
 import { freePort } from "../sshd.ts"
 
 const repository = fileURLToPath(new URL("../../..", import.meta.url))
+const chromiumProgram = "/usr/bin/chromium"
 const extension = join(repository, "templates/stack/frontend/custom_nodes/comfyume")
 const tokenKey = "made-up-token-key-of-the-tests-00000001"
+/** Jobs that may wait. */
+const depth = 6
 const workflowName = "first steps"
 
 export type World = Awaited<ReturnType<typeof openWorld>>
@@ -36,7 +39,7 @@ export async function openWorld(users = 2) {
 		AUTH_MODE: "proxy",
 		PROXY_SECRET: proxySecret,
 		TOKEN_KEY: tokenKey,
-		MAX_QUEUE_DEPTH: "12",
+		MAX_QUEUE_DEPTH: String(depth),
 	}
 	let manager: TestQueueManager = await startQueueManager(managerEnvironment)
 	const ids = Array.from({ length: users }, (_, index) => `user${String(index + 1).padStart(3, "0")}`)
@@ -47,8 +50,9 @@ export async function openWorld(users = 2) {
 		...realPorts,
 		"queue-manager": managerPort,
 	})
+	const { program, address } = browserProgram(directory, door.ports.https)
 	const browser = await chromium.launch({
-		executablePath: "/usr/bin/chromium",
+		executablePath: program,
 		args: [
 			"--headless",
 			"--no-sandbox",
@@ -59,7 +63,7 @@ export async function openWorld(users = 2) {
 			"--disable-sync",
 			"--no-first-run",
 			// The workshop is on this machine; nothing else is to be found.
-			`--host-resolver-rules=MAP ${domain} 127.0.0.1, MAP * ~NOTFOUND`,
+			`--host-resolver-rules=MAP ${domain} ${address}, MAP * ~NOTFOUND`,
 		],
 	})
 	const bearer = (role: "admin" | "worker" | "user", name: string): Ask =>
@@ -77,7 +81,8 @@ export async function openWorld(users = 2) {
 	}
 
 	return {
-		directory,
+		depth,
+		contexts: () => browser.contexts(),
 		worker: bearer("worker", "gpu-1"),
 		admin: bearer("admin", "admin"),
 		userClient: (user: string) => bearer("user", user),
@@ -107,6 +112,32 @@ export async function openWorld(users = 2) {
 			rmSync(directory, { recursive: true, force: true })
 		},
 	}
+}
+
+/**
+ * Chromium, in a network of its own where that can be had: it breaks off all connections (ERR_NETWORK_CHANGED) when an
+ * interface comes or goes on the machine, as other tests' instances make them. The network ends with the browser.
+ */
+function browserProgram(directory: string, port: number): { program: string; address: string } {
+	if (process.getuid?.() !== 0) return { program: chromiumProgram, address: "127.0.0.1" }
+	const subnet = `10.213.${port >> 8}`
+	const [outer, inner] = [`${subnet}.${(port & 0xfc) + 1}`, `${subnet}.${(port & 0xfc) + 2}`]
+	const program = join(directory, "chromium")
+	const link = `cqp${port}`
+	const script = `#!/bin/sh
+exec unshare --net sh -ec '
+	parent=$1; shift
+	ip link set lo up
+	nsenter --target "$parent" --net ip link add ${link} type veth peer name eth0 netns $$
+	nsenter --target "$parent" --net ip address add ${outer}/30 dev ${link}
+	nsenter --target "$parent" --net ip link set ${link} up
+	ip address add ${inner}/30 dev eth0
+	ip link set eth0 up
+	exec ${chromiumProgram} "$@"
+' sh "$PPID" "$@"
+`
+	writeFileSync(program, script, { mode: 0o755 })
+	return { program, address: outer }
 }
 
 declare const window: {

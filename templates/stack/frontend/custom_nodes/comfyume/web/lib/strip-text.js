@@ -175,6 +175,8 @@ function waitingPart(waiting) {
 		.filter((place) => place !== null && place !== undefined)
 	if (places.length === 0) return `${waiting.length} waiting`
 	const first = Math.min(...places)
-	const as = `as ${first === 0 ? "next" : ordinal(first + 1)}`
-	return waiting.length === 1 ? `1 waiting ${as}` : `${waiting.length} waiting, the first ${as}`
+	if (first === 0) return `${waiting.length} waiting, next in line`
+	return waiting.length === 1
+		? `1 waiting as ${ordinal(first + 1)}`
+		: `${waiting.length} waiting, the first as ${ordinal(first + 1)}`
 }
