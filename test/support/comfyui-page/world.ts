@@ -27,8 +27,11 @@ const workflowName = "first steps"
 
 export type World = Awaited<ReturnType<typeof openWorld>>
 
-/** @param users how many have a ComfyUI */
-export async function openWorld(users = 2) {
+/**
+ * @param users how many have a ComfyUI
+ * @param withoutValidation whose ComfyUI has nothing to check workflows with
+ */
+export async function openWorld(users: number, withoutValidation?: string) {
 	const directory = mkdtempSync(join(tmpdir(), "comfyume-page-"))
 	const redis = await startTestRedis()
 	const managerPort = await freePort()
@@ -44,7 +47,10 @@ export async function openWorld(users = 2) {
 	let manager: TestQueueManager = await startQueueManager(managerEnvironment)
 	const ids = Array.from({ length: users }, (_, index) => `user${String(index + 1).padStart(3, "0")}`)
 	const comfyuis = new Map<string, Comfyui>()
-	for (const id of ids) comfyuis.set(id, await startComfyui(id, join(directory, id)))
+	for (const id of ids) {
+		const environment = id === withoutValidation ? { WITHOUT_VALIDATION: "1" } : {}
+		comfyuis.set(id, await startComfyui(id, join(directory, id), environment))
+	}
 	const realPorts = Object.fromEntries([...comfyuis].map(([id, { port }]) => [id, port]))
 	const door = await openFrontDoor(stackOf(testEnvironment(undefined)), users, {
 		...realPorts,
@@ -120,7 +126,7 @@ export async function openWorld(users = 2) {
  */
 function browserProgram(directory: string, port: number): { program: string; address: string } {
 	if (process.getuid?.() !== 0) return { program: chromiumProgram, address: "127.0.0.1" }
-	const subnet = `10.213.${port >> 8}`
+	const subnet = `198.19.${port >> 8}`
 	const [outer, inner] = [`${subnet}.${(port & 0xfc) + 1}`, `${subnet}.${(port & 0xfc) + 2}`]
 	const program = join(directory, "chromium")
 	const link = `cqp${port}`
@@ -147,7 +153,12 @@ const isReady = () => window.app?.extensionManager?.workflow?.activeWorkflow != 
 
 type Comfyui = { port: number; process: ChildProcess }
 
-async function startComfyui(user: string, home: string): Promise<Comfyui> {
+/** Starts the stand-in for a user's ComfyUI server, with the extension in it. */
+export async function startComfyui(
+	user: string,
+	home: string,
+	environment: Readonly<Record<string, string>> = {},
+): Promise<Comfyui> {
 	for (const name of ["user/workflows", "outputs", "workflows"])
 		mkdirSync(join(home, name), { recursive: true })
 	for (const place of ["user/workflows", "workflows"])
@@ -162,6 +173,7 @@ async function startComfyui(user: string, home: string): Promise<Comfyui> {
 			PYTHONDONTWRITEBYTECODE: "1",
 			USER_ID: user,
 			WORKFLOWS_DIRECTORY: join(home, "workflows"),
+			...environment,
 		},
 	})
 	for (const stream of [child.stdout, child.stderr])
