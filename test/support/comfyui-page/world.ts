@@ -138,6 +138,8 @@ exec unshare --net sh -ec '
 	nsenter --target "$parent" --net ip address add ${outer}/30 dev ${link}
 	nsenter --target "$parent" --net ip link set ${link} up
 	ip address add ${inner}/30 dev eth0
+	# Else an IPv6 address comes a second later, and that is a change too.
+	ip link set eth0 addrgenmode none
 	ip link set eth0 up
 	exec ${chromiumProgram} "$@"
 ' sh "$PPID" "$@"

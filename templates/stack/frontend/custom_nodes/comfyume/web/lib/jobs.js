@@ -7,6 +7,8 @@ import { settings } from "./settings.js"
 const lookAgainMs = 5000
 const withoutEventsMs = 2000
 const soonMs = 400
+const mostShown = 200
+const mostKnown = 1000
 const ended = new Set(["completed", "failed", "cancelled"])
 
 export const hasEnded = ({ status }) => ended.has(status)
@@ -60,7 +62,7 @@ function tell(job, before, event) {
 export const known = (id) => jobs.get(id)
 export const active = () => [...jobs.values()].filter((job) => !hasEnded(job))
 export const state = () => ({
-	round: round.map((id) => jobs.get(id)).filter((job) => job !== undefined && !job.isHidden),
+	round: round.map((id) => jobs.get(id)).filter((job) => job !== undefined),
 	isLinked,
 	banner,
 	notice,
@@ -110,7 +112,18 @@ function merge(job, event) {
 		round.push(job.id)
 	}
 	jobs.set(job.id, after)
+	prune()
 	tell(after, before, event)
+}
+
+// A page is open for days: of what has ended, the newest are enough.
+function prune() {
+	const isOld = (id) => hasEnded(jobs.get(id) ?? { status: "completed" })
+	while (round.length > mostShown && isOld(round[0])) round.shift()
+	for (const id of jobs.keys()) {
+		if (jobs.size <= mostKnown) break
+		if (isOld(id) && !round.includes(id)) jobs.delete(id)
+	}
 }
 
 function take(event) {

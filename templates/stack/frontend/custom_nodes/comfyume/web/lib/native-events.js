@@ -16,7 +16,8 @@ const tell = (type, detail) => api.dispatchCustomEvent(type, detail)
 export function tellNatively() {
 	onChange((job, before, event) => {
 		if (job === undefined) return
-		tellCount()
+		// ComfyUI reads its lists anew each time that it is told.
+		if (job.status !== before?.status) tellCount()
 		if (!job.isOurs) return
 		if (hasEnded(job)) {
 			if (before !== undefined && hasEnded(before)) return
