@@ -60,29 +60,6 @@ export function ensureTestParts() {
 
 const cache = process.env.COMFYUME_TEST_CACHE ?? join(homedir(), ".cache", "comfyume-test")
 
-// The frontend that ComfyUI v0.11.0 pins in its requirements, and the server library that it is written with.
-const pythonPackages = ["comfyui-frontend-package==1.37.11", "aiohttp==3.13.3"]
-
-// Into a directory of its own: the system's Python isn't touched.
-function whyNoFrontend() {
-	const place = join(cache, "comfyui-1.37.11")
-	if (existsSync(place)) return undefined
-	console.error("fetching ComfyUI's frontend from PyPI")
-	mkdirSync(cache, { recursive: true })
-	const partial = mkdtempSync(join(cache, "comfyui-partial-"))
-	const { status } = spawnSync(
-		"python3",
-		["-m", "pip", "install", "--quiet", "--no-cache-dir", "--target", partial, ...pythonPackages],
-		{ stdio: "ignore", timeout: 300_000 },
-	)
-	if (status === 0) {
-		renameSync(partial, place)
-		return undefined
-	}
-	rmSync(partial, { recursive: true, force: true })
-	return "ComfyUI's frontend could not be fetched from PyPI"
-}
-
 // Where the tests look for compose v2 (test/support/parts.ts): Debian 12 has none, and `config` needs no Docker.
 const composeProgram = join(cache, "compose/docker-compose")
 
@@ -131,4 +108,27 @@ function whyNoInstances() {
 	})
 	if (probe.status !== 0) return "this machine lets root neither mount nor make networks (a container?)"
 	return undefined
+}
+
+// The frontend that ComfyUI v0.11.0 pins in its requirements, and the server library that it is written with.
+const pythonPackages = ["comfyui-frontend-package==1.37.11", "aiohttp==3.13.3"]
+
+// Into a directory of its own: the system's Python isn't touched.
+function whyNoFrontend() {
+	const place = join(cache, "comfyui-1.37.11")
+	if (existsSync(place)) return undefined
+	console.error("fetching ComfyUI's frontend from PyPI")
+	mkdirSync(cache, { recursive: true })
+	const partial = mkdtempSync(join(cache, "comfyui-partial-"))
+	const { status } = spawnSync(
+		"python3",
+		["-m", "pip", "install", "--quiet", "--no-cache-dir", "--target", partial, ...pythonPackages],
+		{ stdio: "ignore", timeout: 300_000 },
+	)
+	if (status === 0) {
+		renameSync(partial, place)
+		return undefined
+	}
+	rmSync(partial, { recursive: true, force: true })
+	return "ComfyUI's frontend could not be fetched from PyPI"
 }

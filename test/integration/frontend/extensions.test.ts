@@ -315,13 +315,19 @@ describeWith("chromium", "the frontend's extensions", () => {
 			window.app.extensionManager.workflow.activeWorkflow.changeTracker.checkState()
 		})
 		await waitFor(page, "ComfyUI's own note of it", () => localStorage["workflow"].includes("4711"))
-		// Neither a reload nor a link to the same workflow goes over it.
-		for (const query of ["", "?workflow=first%20steps"]) {
-			await page.goto(`${page.url().split("?")[0]}${query}`)
-			await waitFor(page, "the user's work", () => window.app?.graph?.nodes.length === 2)
-			await waitFor(page, "the link's end", () => window.location.search === "")
-			expect(await page.evaluate(() => window.app.graph.getNodeById(1).widgets[0].value)).toBe(4711)
+		// Neither a reload goes over it, nor a link to the same workflow, here or in another tab.
+		const link = "?workflow=first%20steps"
+		const home = page.url().split("?")[0]
+		const showsWork = async (tab: Page) => {
+			await waitFor(tab, "the user's work", () => window.app?.graph?.nodes.length === 2)
+			await waitFor(tab, "the link's end", () => window.location.search === "")
+			expect(await tab.evaluate(() => window.app.graph.getNodeById(1).widgets[0].value)).toBe(4711)
 		}
+		await page.reload()
+		await showsWork(page)
+		await page.goto(`${home}${link}`)
+		await showsWork(page)
+		await showsWork(await world.open(context, "user002", link))
 		// In another browser it isn't a first time.
 		const elsewhere = await world.open(await world.signIn("user002"), "user002")
 		expect(await elsewhere.evaluate(() => window.app.graph.nodes.length)).toBe(0)

@@ -1,7 +1,7 @@
 // A workshop as a user's browser sees it: the real frontend of ComfyUI in a real Chromium, behind the real nginx and auth
 // gate, with a real queue manager and Redis. What stands in: ComfyUI's Python server (server.py beside this), and the GPU
 // worker, which the tests play themselves over HTTP.
-import { type ChildProcess, spawn } from "node:child_process"
+import { type ChildProcess, spawn, spawnSync } from "node:child_process"
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -125,7 +125,9 @@ export async function openWorld(users: number, withoutValidation?: string) {
  * interface comes or goes on the machine, as other tests' instances make them. The network ends with the browser.
  */
 function browserProgram(directory: string, port: number): { program: string; address: string } {
-	if (process.getuid?.() !== 0) return { program: chromiumProgram, address: "127.0.0.1" }
+	// Not without root, and not in every container.
+	const mayHaveOne = spawnSync("unshare", ["--net", "true"], { stdio: "ignore" }).status === 0
+	if (!mayHaveOne) return { program: chromiumProgram, address: "127.0.0.1" }
 	const subnet = `198.19.${port >> 8}`
 	const [outer, inner] = [`${subnet}.${(port & 0xfc) + 1}`, `${subnet}.${(port & 0xfc) + 2}`]
 	const program = join(directory, "chromium")
