@@ -35,6 +35,10 @@ const packages = [
 		for: "the monitoring's rules and queries",
 	},
 	{ package: "redis-server", program: "redis-server", part: "redis", for: "the queue" },
+	{ package: "chromium", program: "chromium", part: "chromium", for: "pages as users see them" },
+	{ package: "iproute2", program: "ip", part: "chromium", for: "a network that doesn't change under it" },
+	{ package: "python3", program: "python3", part: "chromium", for: "the stand-in for ComfyUI's server" },
+	{ package: "python3-pip", program: "pip3", part: "chromium", for: "ComfyUI's own frontend, from PyPI" },
 	{ package: "debootstrap", program: "debootstrap", part: "instances", for: "the base of fresh instances" },
 	{ package: "systemd-container", program: "systemd-nspawn", part: "instances", for: "fresh instances" },
 	{ package: "iproute2", program: "ip", part: "instances", for: "the instances' network" },
@@ -60,6 +64,9 @@ export function ensureTestParts() {
 	if (compose !== undefined) missing.compose = compose
 	const docker = missing.docker ?? compose ?? whyNoDocker()
 	if (docker !== undefined) missing.docker = docker
+	// A page is behind the front door, and its jobs are in the queue.
+	const chromium = missing.chromium ?? missing.nginx ?? missing.redis ?? whyNoFrontend()
+	if (chromium !== undefined) missing.chromium = chromium
 	return missing
 }
 
@@ -111,7 +118,9 @@ function whyNotFetched(what, directory, wanted) {
 	try {
 		console.error(`fetching ${what} from Debian`)
 		mkdirSync(partial, { recursive: true })
-		for (const [suite, those] of Object.entries(Object.groupBy(wanted, (one) => one.suite))) {
+		// Not Object.groupBy: this runs on Node 20.
+		for (const suite of new Set(wanted.map((one) => one.suite))) {
+			const those = wanted.filter((one) => one.suite === suite)
 			const unpacked = unpackPackages(
 				join(root, suite),
 				suite,
@@ -172,4 +181,27 @@ function whyNoNamespaces(what) {
 	})
 	if (probe.status !== 0) return "this machine lets root neither mount nor make networks (a container?)"
 	return undefined
+}
+
+// The frontend that ComfyUI v0.11.0 pins in its requirements, and the server library that it is written with.
+const pythonPackages = ["comfyui-frontend-package==1.37.11", "aiohttp==3.13.3"]
+
+// Into a directory of its own: the system's Python isn't touched.
+function whyNoFrontend() {
+	const place = join(cache, "comfyui-1.37.11")
+	if (existsSync(place)) return undefined
+	console.error("fetching ComfyUI's frontend from PyPI")
+	mkdirSync(cache, { recursive: true })
+	const partial = mkdtempSync(join(cache, "comfyui-partial-"))
+	const { status } = spawnSync(
+		"python3",
+		["-m", "pip", "install", "--quiet", "--no-cache-dir", "--target", partial, ...pythonPackages],
+		{ stdio: "ignore", timeout: 300_000 },
+	)
+	if (status === 0) {
+		renameSync(partial, place)
+		return undefined
+	}
+	rmSync(partial, { recursive: true, force: true })
+	return "ComfyUI's frontend could not be fetched from PyPI"
 }

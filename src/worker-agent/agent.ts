@@ -160,7 +160,7 @@ export async function runAgent(
 		)
 		if (fit.state === "fits") {
 			refusals.delete(claim.id)
-			await see(note, isolated.workflow)
+			await see(note, isolated.workflow, pngInfoOf(claim.metadata))
 			return true
 		}
 		const refused = (refusals.get(claim.id) ?? 0) + 1
@@ -183,11 +183,15 @@ export async function runAgent(
 	/** After a restart: what was done is handed in, what was running is watched on. */
 	async function resume(note: Note): Promise<void> {
 		log.info({ job: note.id, ended: note.ending !== undefined }, "goes on with the job of before its restart")
-		if (note.ending === undefined) await see(note, undefined)
+		if (note.ending === undefined) await see(note, undefined, undefined)
 		else await handIn({ ...note, ending: note.ending })
 	}
 
-	async function see(note: Note, workflow: Record<string, unknown> | undefined): Promise<void> {
+	async function see(
+		note: Note,
+		workflow: Record<string, unknown> | undefined,
+		pngInfo: object | undefined,
+	): Promise<void> {
 		await notebook.write(note)
 		lastPromptId = note.promptId
 		state.job = note.id
@@ -197,7 +201,7 @@ export async function runAgent(
 		const heart = startHeart(queue, lease, beatMs, about, log)
 		try {
 			const end = await runAttempt({
-				...{ note, workflow, comfyui, clientId, heart, log, now },
+				...{ note, workflow, pngInfo, comfyui, clientId, heart, log, now },
 				comfyuiUrl: configuration.comfyuiUrl,
 				silenceMs: configuration.comfyuiSilenceMs,
 				outputsPath: configuration.outputsPath,
@@ -231,4 +235,9 @@ export async function runAgent(
 		if (delivery === "given up") log.error({ job: note.id }, "nobody took how the job ended for a day")
 		await notebook.clear()
 	}
+}
+
+// The graph as its user sees it; ComfyUI writes it into pictures, so that they can be opened as workflows.
+function pngInfoOf({ extra_pnginfo }: Record<string, unknown>): object | undefined {
+	return typeof extra_pnginfo === "object" && extra_pnginfo !== null ? extra_pnginfo : undefined
 }

@@ -16,6 +16,7 @@ type Part =
 	| "docker"
 	| "acme"
 	| "prometheus"
+	| "chromium"
 
 /**
  * A group of tests that needs a part of the test world. Where it is missing, the group is skipped in the open, with
@@ -34,6 +35,9 @@ export const composeProgram = (): string => join(cache(), "compose/docker-compos
 
 /** Where `npm test` puts the Docker Engine's programs (scripts/lib/test-parts.js). */
 export const dockerPrograms = (): string => join(cache(), "docker-26.1")
+
+/** Where `npm test` puts ComfyUI's frontend and the Python packages of its server's stand-in. */
+export const comfyuiPackages = (): string => join(cache(), "comfyui-1.37.11")
 
 function missingParts(): Partial<Record<Part, string>> {
 	return JSON.parse(process.env.COMFYUME_TEST_MISSING ?? "{}") as Partial<Record<Part, string>>

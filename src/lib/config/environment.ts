@@ -138,6 +138,14 @@ const imageName = text(
 	"as in node:24-slim",
 )
 
+/** The extensions of ComfyUI's frontend that come with the image (templates/stack/frontend/custom_nodes). */
+export const frontendExtensions = [
+	"queue-redirect",
+	"default-workflow",
+	"status-banner",
+	"console-reports",
+] as const
+
 const stackSchema = z.strictObject({
 	directory: absolutePath
 		.default("/etc/comfyume/stack")
@@ -241,6 +249,17 @@ const stackSchema = z.strictObject({
 		.min(0)
 		.default(31_536_000)
 		.describe("0 while the certificate is self-signed: browsers then offer no way past it."),
+	extensions: z
+		.array(z.enum(frontendExtensions))
+		.default([...frontendExtensions])
+		.describe("What is on in every user's page; [] for ComfyUI as it is."),
+	defaultWorkflow: text(
+		/^[^/\\\0]{1,200}$/,
+		"is not a workflow's name",
+		"give the name of a file in paths.workflows, as in first-steps.json",
+	)
+		.optional()
+		.describe("What a user's first page begins with; the first of paths.workflows when it isn't given."),
 })
 
 const environmentSchema = z.strictObject({

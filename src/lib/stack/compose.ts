@@ -171,6 +171,8 @@ function frontend(stack: Stack, user: User): Value {
 			QUEUE_MANAGER_URL: `http://${services.queueManager.container}:${services.queueManager.port}`,
 			QUEUE_MANAGER_TOKEN: { variable: user.tokenVariable },
 			INFERENCE_MODE: configuration.inferenceMode,
+			COMFYUME_EXTENSIONS: configuration.extensions.join(",") || "none",
+			COMFYUME_DEFAULT_WORKFLOW: configuration.defaultWorkflow ?? "",
 		},
 		volumes: user.mounts.map(bind),
 		networks: [user.network],

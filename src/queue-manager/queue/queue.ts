@@ -3,7 +3,7 @@ import { randomUUID } from "node:crypto"
 import { type JobRecord, type Priority, recordOf, type Status } from "../job.ts"
 import { type RingRow, turnsBefore } from "../policy.ts"
 import { openConnection, type RedisAddress, type Reply } from "./connection.ts"
-import { type EventPage, followEvents, pageOf } from "./events.ts"
+import { type EventPage, everybody, followEvents, pageOf } from "./events.ts"
 import { pushMoves } from "./push-moves.ts"
 import { mapOf } from "./reply.ts"
 import { scripts } from "./scripts.ts"
@@ -57,6 +57,7 @@ const idempotencyMs = 86_400_000
 // What is larger goes over a connection of its own, so that nobody waits behind it.
 const largeBytes = 64 * 1024
 const listedResultBytes = 64 * 1024
+const mostReports = 500
 
 /**
  * Opens the queue of one workshop. Doesn't wait for Redis: until it answers, every call throws `RedisDownError`.
@@ -228,6 +229,26 @@ export function openQueue(address: RedisAddress, workshop: string, onTrouble: (e
 		/** Changes settings, and gives all of them. A name that begins with `default:` counts only when it is new. */
 		async configure(settings: Readonly<Record<string, string>>): Promise<Map<string, string>> {
 			return mapOf((await main.run(scripts.configure, base, Object.entries(settings).flat())) as string[])
+		},
+
+		/** Tells everybody something that is no job's. It is kept as long as other events are. */
+		async announce(type: string, data: string, nowMs: number): Promise<void> {
+			const fields = ["type", type, "user", everybody, "data", data, "at", String(nowMs)]
+			await main.send(["XADD", `${base}:events`, "MAXLEN", "~", "10000", "*", ...fields])
+		},
+
+		/** Keeps what a browser reported, and the newest of those before it. */
+		async keepReport(report: string): Promise<void> {
+			const key = `${base}:reports`
+			await Promise.all([
+				main.send(["LPUSH", key, report]),
+				main.send(["LTRIM", key, "0", String(mostReports - 1)]),
+			])
+		},
+
+		/** What browsers reported, the newest first. */
+		async reports(most: number): Promise<string[]> {
+			return (await main.send(["LRANGE", `${base}:reports`, "0", String(most - 1)])) as string[]
 		},
 
 		/** A user's cap on jobs run at once (`*`: everybody's), or weight in round robin; null takes it away. */

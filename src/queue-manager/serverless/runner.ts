@@ -5,6 +5,7 @@ import type { FastifyBaseLogger } from "fastify"
 import { messageOf } from "../../lib/errors.ts"
 import type { EventHub } from "../events.ts"
 import type { Metrics } from "../metrics.ts"
+import { withPngInfo } from "../outputs/png-info.ts"
 import type { Queue } from "../queue/queue.ts"
 import { type Outcome, type Progress, StartFailed, type TransportJob } from "../transport.ts"
 import type { SharedFilesystem } from "../transports/shared-filesystem.ts"
@@ -95,7 +96,8 @@ export function startRunner(options: RunnerOptions) {
 			const on = { name: settings.endpoint, slots }
 			const claimed = await queue.claim(worker, "", leaseMs, true, on)
 			if (claimed === undefined) break
-			begin({ ...claimed, endpoint: settings.endpoint }, worker, false, settings)
+			const workflow = withPngInfo(claimed.workflow, claimed.metadata)
+			begin({ ...claimed, workflow, endpoint: settings.endpoint }, worker, false, settings)
 		}
 	}
 

@@ -1,7 +1,7 @@
 // The clients that exist and can't be changed, each behaving as it does, and the order they are served in.
 import { expect, test } from "vitest"
 import { poll } from "../../support/poll.ts"
-import { clientOf } from "../../support/queue-manager.ts"
+import { clientOf, openEvents } from "../../support/queue-manager.ts"
 import { claimAll, claimJob, describeContract, submit } from "../../support/queue-manager-subject.ts"
 
 describeContract("the clients", (subject) => {
@@ -283,10 +283,18 @@ describeContract("what goes beyond the contract", (subject) => {
 		expect((await ask("GET", "/dead")).body).toEqual([])
 	})
 
-	test("the banner is shown to all, and pages' reports are limited", async () => {
+	test("the banner is shown and told to all, and pages' reports are kept and limited", async () => {
 		const banner = { text: "Back at two", level: "warning" }
+		const events = await openEvents(subject().url, "/ws?user_id=ann")
 		expect((await ask("PUT", "/api/banner", banner)).status).toBe(200)
 		expect((await ask("GET", "/api/banner")).body).toEqual(banner)
+		expect(await events.next("the banner", ({ type }) => type === "banner")).toMatchObject({ data: banner })
+		await events.close()
+		for (const message of ["first", "second"])
+			await ask("POST", "/api/client-log", { level: "error", message, context: { count: 1 } })
+		const reports = (await ask("GET", "/api/client-log?limit=2")).body
+		expect(reports.map(({ message }: { message: string }) => message)).toEqual(["second", "first"])
+		expect(reports[0]).toMatchObject({ level: "error", context: { count: 1 } })
 		const statuses = []
 		for (let n = 0; n < 40; n++) {
 			statuses.push((await ask("POST", "/api/client-log", { message: "TypeError" })).status)
