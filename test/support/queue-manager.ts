@@ -9,6 +9,8 @@ const source = fileURLToPath(new URL("../../src/queue-manager/main.ts", import.m
 export type TestQueueManager = {
 	/** As `http://127.0.0.1:40000`. */
 	url: string
+	/** Its WORKSHOP. */
+	workshop: string
 	/** What it logged. */
 	log(): string
 	/** Ends it without a goodbye. */
@@ -26,6 +28,7 @@ export async function startQueueManager(
 	environment: Readonly<Record<string, string>>,
 	{ waitForRedis = true, main = source } = {},
 ): Promise<TestQueueManager> {
+	const workshop = environment["WORKSHOP"] ?? randomUUID()
 	const child = spawn(process.execPath, [main], {
 		stdio: ["ignore", "pipe", "pipe"],
 		env: {
@@ -33,8 +36,8 @@ export async function startQueueManager(
 			HOST: "127.0.0.1",
 			PORT: "0",
 			AUTH_MODE: "open",
-			WORKSHOP: randomUUID(),
 			...environment,
+			WORKSHOP: workshop,
 		},
 	})
 	let log = ""
@@ -58,6 +61,7 @@ export async function startQueueManager(
 
 	return {
 		url,
+		workshop,
 		log: () => log,
 		kill: async () => void (await end(child, "SIGKILL")),
 		terminate: () => end(child, "SIGTERM"),

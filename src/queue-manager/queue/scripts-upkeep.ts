@@ -75,21 +75,15 @@ export const retain = script(
 	"retain",
 	`
 local gone = 0
-local function forget(index, ms)
+local function forgetOld(index, ms)
   for _, id in ipairs(call("ZRANGE", key(index), "-inf", now - tonumber(ms), "BYSCORE", "LIMIT", 0, ARGV[3])) do
-    local job = load(id)
-    if job then
-      call("ZREM", key("status:" .. job.status), id)
-      call("ZREM", key("user:" .. job.user .. ":all"), id)
-    end
-    call("ZREM", key("all"), id)
+    forget(id, load(id))
     call("ZREM", key(index), id)
-    call("DEL", key("job:" .. id), key("payload:" .. id), key("result:" .. id))
     gone = gone + 1
   end
 end
-forget("done", ARGV[1])
-forget("dead", ARGV[2])
+forgetOld("done", ARGV[1])
+forgetOld("dead", ARGV[2])
 call("ZREMRANGEBYSCORE", key("workers"), "-inf", now - tonumber(ARGV[4]))
 -- Those whose time has come need no note: they would enter at the present anyway.
 local present = tonumber(setting("ring_time") or "0")
