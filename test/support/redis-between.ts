@@ -7,6 +7,8 @@ import { join } from "node:path"
 export type RedisBetween = {
 	/** `REDIS_HOST` for the queue manager. */
 	socket: string
+	/** How many bytes were passed on to Redis. */
+	asked(): number
 	/** From now on no answer comes through. */
 	holdAnswers(): void
 	/** Breaks all connections: the answers that were held are lost, and later ones come through. */
@@ -20,6 +22,7 @@ export async function standBetween(redis: string): Promise<RedisBetween> {
 	const socket = join(directory, "redis.sock")
 	const pairs = new Set<Socket>()
 	let isHolding = false
+	let asked = 0
 	const server = createServer((client) => {
 		const upstream = connect(redis)
 		for (const one of [client, upstream]) {
@@ -31,7 +34,10 @@ export async function standBetween(redis: string): Promise<RedisBetween> {
 				upstream.destroy()
 			})
 		}
-		client.on("data", (chunk) => void upstream.write(chunk))
+		client.on("data", (chunk) => {
+			asked += chunk.length
+			upstream.write(chunk)
+		})
 		upstream.on("data", (chunk) => {
 			if (!isHolding) client.write(chunk)
 		})
@@ -43,6 +49,7 @@ export async function standBetween(redis: string): Promise<RedisBetween> {
 	}
 	return {
 		socket,
+		asked: () => asked,
 		holdAnswers() {
 			isHolding = true
 		},
