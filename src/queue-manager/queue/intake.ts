@@ -18,6 +18,8 @@ export type Submission = {
 	metadata: Buffer
 	/** Refused when so many wait already; 0 for any number. */
 	mostWaiting: number
+	/** Refused when so many of the user's own wait already; 0 for any number. */
+	mostOwn: number
 	idempotencyKey: string | undefined
 }
 
@@ -76,7 +78,7 @@ export function intakeMoves(
 		/** Takes a job in, and gives it as it stands then; an earlier one when its idempotency key was used before. */
 		async submit(
 			job: Submission,
-		): Promise<{ state: "created" | "repeated"; found: Found } | { state: "full" }> {
+		): Promise<{ state: "created" | "repeated"; found: Found } | { state: "full" } | { state: "crowded" }> {
 			const id = randomUUID()
 			const large = job.workflow.length + job.metadata.length > largeBytes
 			const key = `${base}:payload:${id}`
@@ -93,12 +95,12 @@ export function intakeMoves(
 						stored = store()
 						stored.catch(() => undefined)
 					}
-					return main.run(scripts.create, base, [...args, lastCall])
+					return main.run(scripts.create, base, [...args, lastCall, job.mostOwn])
 				},
 				() => undoing.undo(scripts.withdraw, [id, job.user, promise]),
 			)
 			const [state, second, created, rank] = reply as [string, string | number, string, number]
-			if (state === "full") return { state }
+			if (state === "full" || state === "crowded") return { state }
 			await stored
 			if (state === "payload") throw new Error("the payload was gone before its record was written")
 			if (state === "repeated") {

@@ -19,8 +19,8 @@ const mostUnheard = 3
 
 // A job comes in. Its payload was written before, with a short TTL; here it becomes lasting.
 // ARGV: id, user, priority, level, kind, most waiting (0: any number), idempotency key or "", its TTL ms, Redis' time in
-//   ms after which the asker has given up
-// Gives: {"created", revision, now, position or -1 in round robin} | {"repeated", id} | {"full"} | {"late"} |
+//   ms after which the asker has given up, most of this user waiting (0: any number; level 0 aside)
+// Gives: {"created", revision, now, position or -1 in round robin} | {"repeated", id} | {"full"} | {"crowded"} | {"late"} |
 //   {"payload"} when the payload is not there (any more)
 const create = script(
 	"create",
@@ -36,6 +36,10 @@ end
 if most > 0 and call("ZCARD", key("waiting")) >= most then
   call("DEL", key("payload:" .. id))
   return { "full" }
+end
+if tonumber(ARGV[10]) > 0 and call("ZCARD", key("user:" .. user .. ":waiting")) >= tonumber(ARGV[10]) then
+  call("DEL", key("payload:" .. id))
+  return { "crowded" }
 end
 if call("PERSIST", key("payload:" .. id)) == 0 then return { "payload" } end
 local seq = call("HINCRBY", key("config"), "sequence", 1)
