@@ -8,15 +8,18 @@ import { levelOf, mostOwnOf, presentText, type Service } from "../service.ts"
 import { bytesOf, mostSubmitBytes, parseBody, readSubmit } from "./body.ts"
 import { HttpError } from "./errors.ts"
 import { heldUntilDone } from "./held.ts"
+import type { Room } from "./room.ts"
 import * as shape from "./schemas.ts"
+import { jobSender } from "./send-job.ts"
 import type { App } from "./server.ts"
 
 const json = "application/json; charset=utf-8"
 const notFound = () => new HttpError(404, "Job not found")
 
-/** Registers the routes. */
-export function jobRoutes(app: App, service: Service): void {
+/** Registers the routes. @param room for results that go out */
+export function jobRoutes(app: App, service: Service, room: Room): void {
 	const { queue, environment } = service
+	const sendJob = jobSender(service, room)
 	const user = { access: "user" as const }
 	// For the document alone: answers are sent as the text that they are made as.
 	const answer = (status: number, schema: unknown): Record<number, unknown> => ({ [status]: schema })
@@ -29,16 +32,12 @@ export function jobRoutes(app: App, service: Service): void {
 
 	app.post("/jobs", submitRoute, async (request, reply) => {
 		const found = await submit(request)
-		return reply
-			.code(201)
-			.type(json)
-			.send(await presentText(service, found))
+		return sendJob(request, reply.code(201), found)
 	})
 
 	app.post("/queue/submit", submitRoute, async (request, reply) => {
 		const found = await submit(request)
-		const text = await presentText(service, found, { job_id: found.record.id })
-		return reply.code(201).type(json).send(text)
+		return sendJob(request, reply.code(201), found, { job_id: found.record.id })
 	})
 
 	async function submit(request: FastifyRequest): Promise<Found> {
@@ -93,8 +92,7 @@ export function jobRoutes(app: App, service: Service): void {
 		"/jobs/:id",
 		{ config: user, schema: { params: shape.jobParams, response: answers, tags: ["jobs"] } },
 		async (request, reply) => {
-			const found = await visible(request, request.params.id)
-			return reply.type(json).send(await presentText(service, found))
+			return sendJob(request, reply, await visible(request, request.params.id))
 		},
 	)
 
@@ -172,7 +170,7 @@ export function jobRoutes(app: App, service: Service): void {
 			if (moved.state === "missing") throw notFound()
 			if (moved.state === "payload") throw new HttpError(400, "Its workflow is not kept any more")
 			if (moved.state === "ended") throw new HttpError(400, `Job is ${moved.status}, not failed`)
-			return reply.type(json).send(await presentText(service, await visible(request, id)))
+			return sendJob(request, reply, await visible(request, id))
 		},
 	)
 

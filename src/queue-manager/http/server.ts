@@ -23,7 +23,7 @@ import { HttpError, problemsOf } from "./errors.ts"
 import { infoRoutes } from "./info-routes.ts"
 import { jobRoutes } from "./job-routes.ts"
 import { isFromStranger } from "./origin.ts"
-import { makeRoom } from "./room.ts"
+import { roomForBodies, roomForResults } from "./room.ts"
 import { socketRoutes } from "./socket.ts"
 import { workerRoutes } from "./worker-routes.ts"
 
@@ -90,6 +90,7 @@ export async function createServer(
 		transform: jsonSchemaTransform,
 	})
 	await app.register(websocket, { options: { maxPayload: 64 * 1024 } })
+	const results = roomForResults()
 	for (const prefix of ["/api", ""]) {
 		await app.register(
 			(scope, _options, done) => {
@@ -97,7 +98,7 @@ export async function createServer(
 				// The document names each route once.
 				if (prefix === "") scope.addHook("onRoute", hide)
 				infoRoutes(routes, service)
-				jobRoutes(routes, service)
+				jobRoutes(routes, service, results)
 				workerRoutes(routes, service)
 				adminRoutes(routes, service)
 				socketRoutes(routes, service)
@@ -116,7 +117,7 @@ function hide(route: { schema?: { hide?: boolean } }): void {
 /** Lets requests in: preflights, identity, room for their bodies. */
 function admit(app: FastifyInstance, service: Service, identity: IdentityOptions): void {
 	const origins = new Set(service.environment.CORS_ORIGINS)
-	const room = makeRoom()
+	const room = roomForBodies()
 
 	app.addHook("onRequest", async (request, reply) => {
 		const origin = request.headers.origin

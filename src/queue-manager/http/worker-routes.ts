@@ -3,7 +3,15 @@ import type { Socket } from "node:net"
 import type { FastifyRequest } from "fastify"
 import type { Principal } from "../identity.ts"
 import { leaseMs, type Service } from "../service.ts"
-import { bytesOf, type CompleteBody, mostResultBytes, parseBody, readComplete } from "./body.ts"
+import {
+	bytesOf,
+	type CompleteBody,
+	mostResultBytes,
+	parseBody,
+	pickMembers,
+	readComplete,
+	withMembers,
+} from "./body.ts"
 import { HttpError } from "./errors.ts"
 import * as shape from "./schemas.ts"
 import type { App } from "./server.ts"
@@ -92,17 +100,19 @@ export function workerRoutes(app: App, service: Service): void {
 		request: FastifyRequest,
 		id: string,
 		said: CompleteBody,
-	): Promise<CompleteBody & { directory?: string | undefined }> {
+	): Promise<Omit<CompleteBody, "members"> & { directory?: string | undefined }> {
 		if (service.workerOutputs === undefined || said.failure !== undefined) return said
 		const { token, principal } = holderOf(request)
 		const held = await queue.holder(id, token, principal, deliveringMs)
 		if (held.state !== "held") return said
 		const { user, attempt } = held
-		const delivery = await service.workerOutputs.deliver({ id, user, attempt }, said.result)
+		// The rest of it may be megabytes, and nothing here needs to read it.
+		const told = pickMembers(said, ["outputs", "output_path"])
+		const delivery = await service.workerOutputs.deliver({ id, user, attempt }, told)
 		const { failure, undelivered } = delivery
 		// What was not delivered may yet come, or be fetched by hand: then the directory stays.
 		const directory = failure === undefined && undelivered.length === 0 ? delivery.directory : undefined
-		return { result: Buffer.from(JSON.stringify(delivery.result)), failure, directory }
+		return { result: withMembers(said, delivery.result), failure, directory }
 	}
 
 	app.post(

@@ -35,8 +35,8 @@ export type Connection = {
 	send(args: readonly (string | Buffer)[], timeoutMs?: number): Promise<Reply>
 	/** Runs a script on the workshop's keys. @throws {RedisDownError} */
 	run(script: Script, base: string, args: readonly (string | number)[]): Promise<Reply>
-	/** The value of a hash's field as bytes. @throws {RedisDownError} */
-	bytes(key: string, field: string): Promise<Buffer | null>
+	/** What a command gives, as bytes: it may be megabytes. @throws {RedisDownError} */
+	bytes(args: readonly string[]): Promise<Buffer | null>
 	close(): Promise<void>
 }
 
@@ -109,10 +109,10 @@ export function openConnection(
 				return await send(["EVAL", script.text, ...rest])
 			}
 		},
-		async bytes(key, field) {
+		async bytes(args) {
 			// 36 is `$`, the type of Redis' strings: as bytes, so that megabytes are not decoded and encoded again.
 			const typeMapping = { 36: Buffer }
-			const sent = client.sendCommand(["HGET", key, field], { typeMapping })
+			const sent = client.sendCommand([...args], { typeMapping })
 			return (await guarded(sent, silenceMs * 6)) as unknown as Buffer | null
 		},
 		async close() {

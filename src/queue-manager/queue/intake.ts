@@ -114,10 +114,11 @@ export function intakeMoves(
 			const times = { createdMs, startedMs: null, completedMs: null }
 			const none = { worker: null, error: null, dead: null, attempt: 0, revision: Number(second) }
 			const record = { id, user, priority, kind, status: "pending" as const, ...times, ...none }
-			if (rank >= 0) return { state: "created", found: { record, position: rank, result: null } }
+			if (rank >= 0)
+				return { state: "created", found: { record, position: rank, result: null, largeBytes: 0 } }
 			// It is accepted, whether its place can be told or not.
 			const found = await find(id).catch(() => undefined)
-			return { state: "created", found: found ?? { record, position: null, result: null } }
+			return { state: "created", found: found ?? { record, position: null, result: null, largeBytes: 0 } }
 		},
 
 		/**
@@ -151,7 +152,9 @@ export function intakeMoves(
 			const createdMs = Number(created)
 			try {
 				const workflow =
-					small === null ? await bulk.bytes(`${base}:payload:${id}`, "workflow") : Buffer.from(small)
+					small === null
+						? await bulk.bytes(["HGET", `${base}:payload:${id}`, "workflow"])
+						: Buffer.from(small)
 				if (workflow === null) throw new Error(`the workflow of ${id} is gone`)
 				const claimed = { id, user, attempt, createdMs, token, metadata: Buffer.from(metadata), workflow }
 				return claimed satisfies Claimed

@@ -101,7 +101,7 @@ export function pushMoves(
 
 		/** A job's workflow as it was submitted; undefined when it isn't kept any more. */
 		async workflowOf(id: string): Promise<Buffer | undefined> {
-			return (await bulk.bytes(`${base}:payload:${id}`, "workflow")) ?? undefined
+			return (await bulk.bytes(["HGET", `${base}:payload:${id}`, "workflow"])) ?? undefined
 		},
 
 		/** How many jobs an endpoint has, over all queue managers. */

@@ -13,7 +13,14 @@ import { openUndoing, redisClock } from "./unsure.ts"
 
 export type { Submission } from "./intake.ts"
 
-export type Found = { record: JobRecord; position: number | null; result: string | null }
+export type Found = {
+	record: JobRecord
+	position: number | null
+	/** JSON text; null when there is none, or it is large. */
+	result: string | null
+	/** The size of a result that is too large to come along; 0 otherwise. */
+	largeBytes: number
+}
 
 export type Settlement = {
 	id: string
@@ -66,22 +73,19 @@ export function openQueue(address: RedisAddress, workshop: string, onTrouble: (e
 			return { user, time: Number(time), stride, waiting }
 		})
 		return records.map((one): Found => {
-			const [id, flat, rank, result] = one as [string, string[], number | null, string | null]
+			const [id, flat, rank, result, size] = one as [string, string[], number | null, string | null, number]
 			const fields = mapOf(flat)
 			const record = recordOf(id, fields)
 			const inRing = mode === "round_robin" && fields.get("level") !== "0" && rank !== null
 			const position = inRing ? first + turnsBefore(ring, Number(present), record.user, rank) : rank
-			return { record, position, result }
+			return { record, position, result, largeBytes: size }
 		})
 	}
 
-	/** One job, with its result if there is one. */
+	/** One job, with its result where that is small. */
 	async function find(id: string): Promise<Found | undefined> {
 		const [found] = await read(true, largeBytes, [id])
-		if (found === undefined || found.result !== null) return found
-		if (found.record.status !== "completed" && found.record.status !== "failed") return found
-		const large = await bulk.send(["GET", `${base}:result:${id}`], 30_000)
-		return { ...found, result: large as string | null }
+		return found
 	}
 
 	return {
@@ -166,6 +170,8 @@ export function openQueue(address: RedisAddress, workshop: string, onTrouble: (e
 		},
 
 		find,
+		/** A result of any size; undefined when it isn't kept any more. */
+		resultOf: async (id: string) => (await bulk.bytes(["GET", `${base}:result:${id}`])) ?? undefined,
 		...intakeMoves({ main, bulk, base }, upload, find, undoing, clock),
 		...pushMoves({ main, bulk, base }, upload),
 

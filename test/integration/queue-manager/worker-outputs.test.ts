@@ -176,6 +176,25 @@ describeWith("redis", "what workers made", () => {
 		expect(place.list("user001")).toEqual([])
 	})
 
+	test("what else a result holds is kept as it came, byte for byte", async () => {
+		await using place = await world()
+		writeFileSync(join(place.share, "a.png"), makePng("a", {}))
+		const { ask } = place
+		const id = await submitTo(ask, imageWorkflow())
+		await ask("GET", "/api/workers/next-job?worker_id=w")
+		const more = '"n":1.0e10,"__proto__":{"a":1.50},"deep":{"x":[1.000,"\\u00e9"]}'
+		const outputs = JSON.stringify({ "9": { images: [image("a.png")] } })
+		const body = `{"prompt_id":"p","outputs":${outputs},${more},"output_path":"/elsewhere"}`
+		expect((await ask("POST", `/api/workers/complete-job?job_id=${id}`, body)).status).toBe(200)
+		const { text, body: job } = await ask("GET", `/api/jobs/${id}`)
+		expect(text).toContain(more)
+		expect(job.result).toMatchObject({
+			prompt_id: "p",
+			output_path: null,
+			outputs: { "9": { images: [image("a_00001_.png", "user001")] } },
+		})
+	})
+
 	test("what can be delivered is, and the rest is named in a job that is done", async () => {
 		await using place = await world()
 		writeFileSync(join(place.share, "good.png"), makePng("good", {}))
