@@ -46,7 +46,8 @@ async function livesOf(queue: Queue): Promise<Map<string, string[]>> {
 	for (let after = "0-0"; ; ) {
 		const page = await queue.eventsAfter(after, 1000)
 		for (const { fields } of page) {
-			if (fields.get("type") === "comfyume_progress") continue
+			// Progress and files aside.
+			if (fields.get("type")?.startsWith("job_") !== true) continue
 			const states = lives.get(fields.get("id") ?? "") ?? []
 			const state = fields.get("status") ?? ""
 			if (states.at(-1) !== state) states.push(state)

@@ -137,6 +137,10 @@ function admit(app: FastifyInstance, service: Service, identity: IdentityOptions
 		reserve(request, reply)
 		return undefined
 	})
+	// Connections that stay open would hold up the end.
+	app.addHook("onSend", async (_request, reply) => {
+		if (service.closing.aborted) reply.header("connection", "close")
+	})
 
 	function admitted(access: Access, request: FastifyRequest): Principal {
 		const principal = identify(identity, request.headers, request.socket.remoteAddress ?? "")
