@@ -51,7 +51,7 @@ describeWith("redis", "queue managers as processes", () => {
 				{ numRuns: runs(3), endOnFailure: true },
 			)
 		},
-		180_000 * runs(1),
+		300_000 * runs(1),
 	)
 })
 
