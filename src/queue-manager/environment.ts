@@ -34,6 +34,7 @@ const schema = z
 		PRIORITY_AGING: whole(0, 604_800).default(0),
 		JOB_TIMEOUT: whole(1, 604_800).default(3600),
 		MAX_QUEUE_DEPTH: whole(0, 1_000_000).default(100),
+		MAX_USER_DEPTH: whole(0, 1_000_000).optional(),
 		INFERENCE_MODE: z.enum(["local", "redis", "serverless"]).default("local"),
 		SERVERLESS_ENDPOINT: z.string().optional(),
 		SERVERLESS_ENDPOINT_H200_SPOT: z.string().optional(),

@@ -89,6 +89,11 @@ const table = {
 	ENABLE_PRIORITY: { group: "queue", meaning: "whether jobs may have priorities", pattern: flag },
 	JOB_TIMEOUT: { group: "queue", meaning: "seconds a job may take", pattern: whole },
 	MAX_QUEUE_DEPTH: { group: "queue", meaning: "how many jobs may wait; 0: any number", pattern: whole },
+	MAX_USER_DEPTH: {
+		group: "queue",
+		meaning: "how many of one user may wait; 0: any number; unset: half of all",
+		pattern: whole,
+	},
 
 	REDIS_HOST: {
 		group: "redis",

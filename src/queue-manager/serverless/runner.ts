@@ -93,8 +93,8 @@ export function startRunner(options: RunnerOptions) {
 		const settings = await options.settings()
 		while (!closing.signal.aborted && trust.mayStart(settings.endpoint)) {
 			const worker = freeSlot()
-			const on = { name: settings.endpoint, slots }
-			const claimed = await queue.claim(worker, "", leaseMs, true, on)
+			const endpoint = { name: settings.endpoint, slots }
+			const claimed = await queue.claim(worker, "", leaseMs, true, { endpoint })
 			if (claimed === undefined) break
 			const workflow = withPngInfo(claimed.workflow, claimed.metadata)
 			begin({ ...claimed, workflow, endpoint: settings.endpoint }, worker, false, settings)

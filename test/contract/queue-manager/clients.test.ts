@@ -33,13 +33,16 @@ describeContract("the clients", (subject) => {
 		})
 	})
 
-	test("a worker that polls for another has given up its job: it is handed out again, and then given up", async () => {
+	test("a worker that polls for another has given up its job: it is handed out again, and given up in the end", async () => {
 		await claimAll(ask)
 		const id = await submit(ask)
 		const poll = async () => (await ask("GET", "/workers/next-job?worker_id=forgetful")).body.job?.id ?? null
 		expect(await poll()).toBe(id)
 		expect(await poll()).toBe(id)
-		expect(await poll()).toBeNull()
+		// An answer may get lost on its way to a worker: what looks like that is not held against the job at once.
+		let times = 2
+		while ((await poll()) !== null) times += 1
+		expect(times).toBeLessThanOrEqual(5)
 		const { body } = await ask("GET", `/jobs/${id}`)
 		expect(body.status).toBe("failed")
 		expect(body.error).toContain("forgetful")

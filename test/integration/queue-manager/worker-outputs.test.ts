@@ -8,8 +8,10 @@ import { expect, test } from "vitest"
 import { startComfyui } from "../../support/comfyui.ts"
 import { makePng } from "../../support/comfyui-files.ts"
 import { describeWith } from "../../support/parts.ts"
+import { poll } from "../../support/poll.ts"
 import { clientOf, startQueueManager } from "../../support/queue-manager.ts"
 import { startTestRedis } from "../../support/redis.ts"
+import { run } from "../../support/run.ts"
 import { jobWhen, submitTo } from "../../support/serverless-world.ts"
 import { imageWorkflow, quickTiming } from "../../support/share-world.ts"
 import { startAgentProcess } from "../worker-agent/support/agent-process.ts"
@@ -28,6 +30,12 @@ async function world() {
 	const ask = clientOf(manager.url)
 	return {
 		...{ directory, share, outputs, manager, ask },
+		until: (what: string, ask: () => Promise<boolean>) => poll(ask, { what, deadlineMs: 20_000 }),
+		/** The fields of a job's record as Redis has them. */
+		async record(id: string): Promise<ReadonlySet<string>> {
+			const key = `cq:{${manager.workshop}}:job:${id}`
+			return new Set((await run("redis-cli", ["-s", redis.socket, "HKEYS", key])).stdout.split("\n"))
+		},
 		list: (user: string) => (existsSync(join(outputs, user)) ? readdirSync(join(outputs, user)).sort() : []),
 		/** A worker that claims a job and says what it made. */
 		async finish(outputsOf: (job: { id: string }) => Record<string, unknown>) {
@@ -168,6 +176,25 @@ describeWith("redis", "what workers made", () => {
 		expect(place.list("user001")).toEqual([])
 	})
 
+	test("what else a result holds is kept as it came, byte for byte", async () => {
+		await using place = await world()
+		writeFileSync(join(place.share, "a.png"), makePng("a", {}))
+		const { ask } = place
+		const id = await submitTo(ask, imageWorkflow())
+		await ask("GET", "/api/workers/next-job?worker_id=w")
+		const more = '"n":1.0e10,"__proto__":{"a":1.50},"deep":{"x":[1.000,"\\u00e9"]}'
+		const outputs = JSON.stringify({ "9": { images: [image("a.png")] } })
+		const body = `{"prompt_id":"p","outputs":${outputs},${more},"output_path":"/elsewhere"}`
+		expect((await ask("POST", `/api/workers/complete-job?job_id=${id}`, body)).status).toBe(200)
+		const { text, body: job } = await ask("GET", `/api/jobs/${id}`)
+		expect(text).toContain(more)
+		expect(job.result).toMatchObject({
+			prompt_id: "p",
+			output_path: null,
+			outputs: { "9": { images: [image("a_00001_.png", "user001")] } },
+		})
+	})
+
 	test("what can be delivered is, and the rest is named in a job that is done", async () => {
 		await using place = await world()
 		writeFileSync(join(place.share, "good.png"), makePng("good", {}))
@@ -205,6 +232,47 @@ describeWith("redis", "what workers made", () => {
 		expect(place.list("user001")).toEqual(["late_00001_.png"])
 	})
 
+	test.each([
+		["python", ""],
+		["ours", "&heartbeat=true"],
+	])(
+		"a worker (%s) that loses its patience while its files are brought, and polls, doesn't lose the job",
+		async (worker, how) => {
+			await using place = await world()
+			const { ask } = place
+			const id = await submitTo(ask, imageWorkflow())
+			const next = await submitTo(ask, imageWorkflow())
+			const poll = () => ask("GET", `/api/workers/next-job?worker_id=${worker}${how}`)
+			const { headers, body } = await poll()
+			expect(body.job.id).toBe(id)
+			const lease = headers.get("x-comfyume-lease") ?? ""
+			const result = { prompt_id: "p", outputs: { "9": { images: [image("late.png")] } } }
+			const complete = (signal?: AbortSignal) =>
+				fetch(`${place.manager.url}/api/workers/complete-job?job_id=${id}`, {
+					method: "POST",
+					headers: { "content-type": "application/json", ...(how !== "" && { "x-comfyume-lease": lease }) },
+					body: JSON.stringify(result),
+					...(signal !== undefined && { signal }),
+				})
+			const patience = new AbortController()
+			const first = complete(patience.signal)
+			await place.until("the delivery is under way", async () => (await place.record(id)).has("delivering"))
+			patience.abort()
+			await expect(first).rejects.toThrow()
+			// It is free for another job, and this one is neither handed out again nor counted as lost.
+			expect((await poll()).body.job.id).toBe(next)
+			expect((await ask("GET", `/jobs/${id}`)).body.status).toBe("running")
+			const second = complete()
+			writeFileSync(join(place.share, "late.png"), makePng("late", {}))
+			expect((await second).status).toBe(200)
+			expect(await jobWhen(ask, id, "completed")).toMatchObject({ error: null })
+			expect((await complete()).status).toBe(200)
+			expect(place.list("user001")).toEqual(["late_00001_.png"])
+			expect((await ask("GET", "/queue/status")).body).toMatchObject({ completed_jobs: 1, failed_jobs: 0 })
+			expect((await ask("GET", "/metrics")).text).toMatch(/leases_lost_total 0$/m)
+		},
+	)
+
 	test("told twice at once, or by one who has lost the job: delivered once, or not at all", async () => {
 		await using place = await world()
 		writeFileSync(join(place.share, "a.png"), makePng("a", {}))
@@ -218,7 +286,9 @@ describeWith("redis", "what workers made", () => {
 		expect((await complete({ "x-comfyume-lease": "somebody-elses" })).status).toBe(409)
 		expect(place.list("user001")).toEqual([])
 		const answers = await Promise.all([complete(lease), complete(lease)])
-		expect(answers.map(({ status }) => status).sort()).toEqual([200, 409])
+		expect(answers.map(({ status }) => status)).toEqual([200, 200])
+		const again = await complete(lease)
+		expect([again.status, again.headers.get("x-comfyume-recorded")]).toEqual([200, "true"])
 		expect(place.list("user001")).toEqual(["a_00001_.png"])
 		expect((await ask("GET", "/queue/status")).body).toMatchObject({ completed_jobs: 1, failed_jobs: 0 })
 	})
