@@ -248,7 +248,11 @@ function answers(port: number): Promise<boolean> {
 const basic = (as: string | undefined) =>
 	as === undefined ? {} : { authorization: `Basic ${Buffer.from(as).toString("base64")}` }
 
-export function ask(port: number, path: string, { method = "GET", headers = {}, as, body, host = domain }: Asking) {
+export function ask(
+	port: number,
+	path: string,
+	{ method = "GET", headers = {}, as, body, host = domain }: Asking,
+) {
 	return new Promise<Answer>((resolve, reject) => {
 		const request = secureRequest(
 			{
