@@ -68,6 +68,7 @@ try {
 		workflow: Buffer.from(workflow),
 		metadata: Buffer.from("{}"),
 		mostWaiting: 0,
+		mostOwn: 0,
 		idempotencyKey: undefined,
 	})
 	const task = (n: number) => ({ user_id: `user${n % 20}`, workflow: JSON.parse(workflow) as unknown })
@@ -92,7 +93,7 @@ try {
 	let middle = ""
 	await sideBySide(producers, backlog, async (_, n) => {
 		const submitted = await ownWaiting.submit(submission(n))
-		if (n === backlog / 2 && submitted.state !== "full") middle = submitted.found.record.id
+		if (n === backlog / 2 && "found" in submitted) middle = submitted.found.record.id
 	})
 	let theirMiddle = ""
 	const theirJobs: Job[] = []
