@@ -188,7 +188,8 @@ describeWith("docker", "the stack's containers", () => {
 		})
 		// Where it is going to be built, nobody complains that it isn't there.
 		const building = await workshop.run(["start", "--json", "--dry-run", "--build", "--only", "user001"])
-		expect(building.outcomes).toMatchObject({ "image-frontend": "planned", user001: "planned" })
+		expect(building.outcomes).toMatchObject({ "image-frontend": "planned" })
+		expect(building.outcomes["user001"]).not.toBe("failed")
 		rmSync(key, { recursive: true })
 		writeFileSync(key, "")
 		expect((await workshop.run(["start", "--only", "nginx"])).stderr).toContain(`${key} is empty`)

@@ -53,7 +53,16 @@ process.on("SIGTERM", () => { console.log("ends"); process.exit(0) })
 export async function openWorkshop(engine: Engine, { users, stack = "" }: { users: number; stack?: string }) {
 	const directory = realpathSync(mkdtempSync(join(tmpdir(), "comfyume-workshop-")))
 	const path = (...parts: string[]) => join(directory, ...parts)
-	for (const name of ["outputs", "inputs", "models/shared", "workflows", "certificates", "acme", "server"])
+	for (const name of [
+		"outputs",
+		"inputs",
+		"models/shared",
+		"share-outputs",
+		"workflows",
+		"certificates",
+		"acme",
+		"server",
+	])
 		mkdirSync(path(name), { recursive: true })
 	const [http, https, firstUser] = [await freePort(), await freePort(), 8188]
 	await certificate(path("certificates"))
@@ -209,6 +218,7 @@ environments:
         outputs: ${directory}/outputs
         inputs: ${directory}/inputs
         models: ${directory}/models
+        shareOutputs: ${directory}/share-outputs
         workflows: ${directory}/workflows
         certificates: ${directory}/certificates
         acme: ${directory}/acme

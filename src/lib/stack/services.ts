@@ -1,7 +1,7 @@
 // The stack's services one by one, as those who start and watch them need them: names, images, batches, what they are
 // expected to use.
 import { dirname, join } from "node:path"
-import { files, type Limits, type Stack } from "./description.ts"
+import { byType, files, type Limits, type Stack } from "./description.ts"
 
 export type Service = {
 	/** In the compose files; also what operators call it. */
@@ -120,7 +120,7 @@ export function placesOf(stack: Stack, { name, user }: Pick<Service, "name" | "u
 						path: from,
 						kind: "directory",
 						hint:
-							from.includes(`/${name}`) || from.startsWith(directory)
+							from.includes(`/${name}`) || from.startsWith(directory) || from.endsWith(byType)
 								? "comfyume generate-users"
 								: `ls -ld ${from}; findmnt ${dirname(from)}`,
 					},
@@ -130,7 +130,7 @@ export function placesOf(stack: Stack, { name, user }: Pick<Service, "name" | "u
 		case "redis":
 			return [rendered(stack, files.redis)]
 		case "queue-manager":
-			return [whole(paths.outputs), whole(paths.inputs)]
+			return [whole(paths.outputs), whole(paths.inputs), whole(paths.shareOutputs)]
 		case "auth-gate":
 			return [rendered(stack, files.htpasswd)]
 		case "nginx":
@@ -147,9 +147,9 @@ export function placesOf(stack: Stack, { name, user }: Pick<Service, "name" | "u
 				whole(paths.outputs),
 			]
 		case "worker":
-			return [whole(paths.models), whole(paths.outputs), rendered(stack, files.modelPaths)]
+			return [whole(paths.models), whole(paths.shareOutputs), rendered(stack, files.modelPaths)]
 		case "worker-agent":
-			return [whole(paths.outputs)]
+			return [whole(paths.shareOutputs)]
 		default:
 			return []
 	}

@@ -28,7 +28,7 @@ environments:
     stack:
       directory: ${at("stack")}
       users: 2
-      paths: { outputs: ${at("outputs")}, inputs: ${at("inputs")}, models: ${at("models")} }
+      paths: { outputs: ${at("outputs")}, inputs: ${at("inputs")}, models: ${at("models")}, shareOutputs: ${at("share-outputs")} }
 `
 
 beforeAll(async () => {

@@ -42,7 +42,7 @@ environments:
     stack:
       directory: ${at("stack")}
       users: 2
-      paths: { outputs: ${at("outputs")}, inputs: ${at("inputs")}, models: ${at("models")} }
+      paths: { outputs: ${at("outputs")}, inputs: ${at("inputs")}, models: ${at("models")}, shareOutputs: ${at("share-outputs")} }
 `,
 	)
 	const generated = await comfyume("generate-users")
