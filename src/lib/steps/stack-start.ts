@@ -4,6 +4,7 @@ import type { Plan, Step } from "../plan/step.ts"
 import type { Stack } from "../stack/description.ts"
 import { imageNames } from "../stack/images.ts"
 import type { Service } from "../stack/services.ts"
+import { certificateToStartWith } from "./certificates.ts"
 import type { StepContext } from "./context.ts"
 import { spokenWords } from "./heal-options.ts"
 import { once } from "./open.ts"
@@ -35,6 +36,8 @@ export async function planStart(context: StepContext, open: OpenStack, options: 
 	const nginx = options.only.length === 0 || options.only.includes("nginx")
 	// The host's nginx finds the others at ports that they lose with it: if it stays, they stay as they are.
 	const switching = nginx && (await leavesHost(starting))
+	// nginx doesn't start without one.
+	const certificate = nginx ? [certificateToStartWith({ context, stack: open.stack, docker: open.docker })] : []
 	const builds = options.build === undefined ? [] : imageSteps(context, open.stack, options.build)
 	const needs = (service: Service) => [
 		...["docker", "files", "memory"],
@@ -64,7 +67,7 @@ export async function planStart(context: StepContext, open: OpenStack, options: 
 					...(switching ? {} : { lane: "door" }),
 					lasting: true,
 					requires: [
-						...["docker", "files", "memory"],
+						...["docker", "files", "memory", "certificate-there"],
 						...(switching ? [] : ["queue-manager", "auth-gate"].filter((name) => isIn(wanted, name))),
 					],
 				},
@@ -84,6 +87,7 @@ export async function planStart(context: StepContext, open: OpenStack, options: 
 			composeFiles(open, context.spoken),
 			memoryIsEnough(open.docker, open.services, wanted),
 			...builds.map((step) => ({ ...step, requires: [...(step.requires ?? []), "docker"] })),
+			...certificate,
 			...containers,
 		],
 		next: ({ exitCode, dryRun }) => (dryRun || exitCode !== 0 ? again : `comfyume status ${context.spoken}`),

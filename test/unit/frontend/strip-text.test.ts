@@ -117,6 +117,8 @@ describe("a report", () => {
 		["https://example.test/a.js?v=1:20:5", "https://example.test/a.js:20:5"],
 		["Authorization: Bearer made-up-1", "Authorization: […]"],
 		['{"password":"made up","user":"ann"}', '{"password":[…],"user":"ann"}'],
+		['{"token":"cut o', '{"token":[…]'],
+		["sent Bearer made-up-3 twice", "sent Bearer […] twice"],
 		["api_key=made-up-2; next", "api_key=[…]; next"],
 		[`key ${"a1".repeat(20)}`, "key […]"],
 		[
