@@ -179,8 +179,8 @@ describeWith("docker", "the whole stack", () => {
 	})
 
 	test("brings what a GPU worker made to the user who asked for it, and to nobody else", async () => {
-		// There is no GPU here, and Docker refuses to reserve one.
-		writeFileSync(world.path("no-gpu.yaml"), "services:\n  worker:\n    deploy: !reset null\n")
+		// There is no GPU here, and Docker refuses to reserve one, or more processors than there are.
+		writeFileSync(world.path("no-gpu.yaml"), "services:\n  worker:\n    deploy: !reset null\n    cpus: 1\n")
 		await world.compose(
 			...["--file", world.path("no-gpu.yaml"), "--profile", "gpu", "up", "--detach", "--wait"],
 			...["--wait-timeout", "120", "worker", "worker-agent"],
