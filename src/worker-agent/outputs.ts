@@ -23,7 +23,9 @@ export function isolateOutputs(
 ): { workflow: Record<string, unknown>; saving: string[] } {
 	const day = now.toISOString().slice(0, 10).replaceAll("-", "")
 	const directory = `cq/${day}/${plain(job.id)}/a${job.attempt}`
-	const isOwn = new RegExp(`^cq/\\d{8}/${plain(job.id).replaceAll(".", "\\.")}/a${job.attempt}/[^/]+$`)
+	const isOwn = new RegExp(
+		`^cq/\\d{8}/${plain(job.id).replaceAll(".", "\\.")}/a${job.attempt}(?:-\\d+)?/[^/]+$`,
+	)
 	const saving: string[] = []
 	const nodes = Object.entries(workflow).map(([id, node]) => {
 		if (!isObject(node) || !isObject(node.inputs)) return [id, node]

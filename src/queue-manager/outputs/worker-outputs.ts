@@ -29,7 +29,12 @@ export type WorkerDelivery = {
 	directory: string | undefined
 }
 
-type Job = { id: string; user: string; attempt: number }
+/** @param submission from 1, of an attempt that was handed over more than once */
+type Job = { id: string; user: string; attempt: number; submission?: number }
+
+/** The name of the attempt's directory in the job's. */
+const attemptOf = ({ attempt, submission = 1 }: Job) =>
+	submission === 1 ? `a${attempt}` : `a${attempt}-${submission}`
 type Named = { filename: string } & Record<string, unknown>
 
 /**
@@ -120,7 +125,7 @@ export function placeOf(
 	const directory = [below, middle].filter((part) => part !== "").join("/")
 	if (filename.includes("/")) throw new OperatorError("a file's name has no / in it")
 	partsOf(directory === "" ? filename : `${directory}/${filename}`)
-	const isOwn = new RegExp(`^cq/\\d{8}/${job.id}/a${job.attempt}$`).test(directory)
+	const isOwn = new RegExp(`^cq/\\d{8}/${job.id}/${attemptOf(job)}$`).test(directory)
 	if (directory.split("/")[0] === "cq" && !isOwn)
 		throw new OperatorError(`${directory} is not the directory of this attempt`)
 	return { directory, name: filename, isOwn }
@@ -134,7 +139,7 @@ async function bring(
 	untilMs: number,
 ): Promise<string> {
 	const { clock, waitMs = 15_000, records, shareRoot } = options
-	const attempt = `a${job.attempt}${isOwn || directory === "" ? "" : `/${directory}`}`
+	const attempt = `${attemptOf(job)}${isOwn || directory === "" ? "" : `/${directory}`}`
 	const before = await records.find({ job: job.id, attempt, file: name })
 	if (before?.state === "delivered") return before.filename
 	const path = directory === "" ? name : `${directory}/${name}`
@@ -191,8 +196,8 @@ function writtenInto(prompt: Inspection["prompt"], directory: string): Attributi
  * Outside of the attempts' directories names are counted and reused by everybody. What lies there is this job's only
  * when it carries the prompt that was handed out for this attempt, which no other attempt had.
  */
-function ranIn(prompt: Inspection["prompt"], { id, attempt }: Job): Attribution {
-	const own = new RegExp(`^cq/\\d{8}/${id}/a${attempt}/`)
+function ranIn(prompt: Inspection["prompt"], job: Job): Attribution {
+	const own = new RegExp(`^cq/\\d{8}/${job.id}/${attemptOf(job)}/`)
 	if (prompt.state === "read" && prefixesOf(prompt.text).some((prefix) => own.test(prefix)))
 		return { state: "own" }
 	const what = prompt.state === "read" ? "the prompt in it is another's" : "it carries no prompt"
