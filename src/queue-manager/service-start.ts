@@ -21,7 +21,7 @@ const kept = { records: 7 * day, dead: 30 * day, workers: day }
 // Docker waits 10 s before it kills.
 const drainMs = 8000
 const runsMs = 5000
-const startPatienceMs = 1000
+const startPatienceMs = 3000
 
 export type Running = {
 	/** Where it listens, as `http://address:port`. */

@@ -51,13 +51,13 @@ export async function startQueueManager(
 			if (child.exitCode !== null) throw new Error(`the queue manager ended:\n${log}`)
 			return /"url":"([^"]+)"/.exec(log)?.[1]
 		},
-		{ what: "the queue manager listens", deadlineMs: 15_000 },
+		{ what: "the queue manager listens", deadlineMs: 40_000 },
 	)
 	const ready = async () => {
 		const answer = await fetch(`${url}/health`)
 		return ((await answer.json()) as { redis_connected: boolean }).redis_connected
 	}
-	if (waitForRedis) await poll(ready, { what: "the queue manager reaches Redis", deadlineMs: 10_000 })
+	if (waitForRedis) await poll(ready, { what: "the queue manager reaches Redis", deadlineMs: 30_000 })
 
 	return {
 		url,

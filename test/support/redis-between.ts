@@ -16,8 +16,14 @@ export type RedisBetween = {
 	[Symbol.asyncDispose](): Promise<void>
 }
 
-/** @param redis the path of its socket */
-export async function standBetween(redis: string): Promise<RedisBetween> {
+/**
+ * @param redis the path of its socket
+ * @param late what is asked with this word in it reaches Redis so much later
+ */
+export async function standBetween(
+	redis: string,
+	late: { word: string; ms: number } | undefined = undefined,
+): Promise<RedisBetween> {
 	const directory = await mkdtemp(join(tmpdir(), "comfyume-between-"))
 	const socket = join(directory, "redis.sock")
 	const pairs = new Set<Socket>()
@@ -36,7 +42,8 @@ export async function standBetween(redis: string): Promise<RedisBetween> {
 		}
 		client.on("data", (chunk) => {
 			asked += chunk.length
-			upstream.write(chunk)
+			if (late === undefined || !chunk.includes(late.word)) upstream.write(chunk)
+			else setTimeout(() => upstream.write(chunk), late.ms)
 		})
 		upstream.on("data", (chunk) => {
 			if (!isHolding) client.write(chunk)

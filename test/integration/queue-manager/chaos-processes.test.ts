@@ -51,7 +51,7 @@ describeWith("redis", "queue managers as processes", () => {
 				{ numRuns: runs(3), endOnFailure: true },
 			)
 		},
-		180_000 * runs(1),
+		300_000 * runs(1),
 	)
 })
 
@@ -188,6 +188,8 @@ async function expectFiles(
 	const seen = new Map<string, string>()
 	for (const user of readdirSync(outputs)) {
 		for (const name of readdirSync(join(outputs, user))) {
+			// What was being copied when its queue manager was killed: hidden, and delivered to nobody.
+			if (/^\.cq-.*\.part$/.test(name)) continue
 			const [, stem = "", id = ""] = /^(job-(.+)-a\d+)_\d+_\.png$/.exec(name) ?? []
 			expect(seen.has(stem), `${name} is there twice: ${seen.get(stem)}`).toBe(false)
 			seen.set(stem, name)

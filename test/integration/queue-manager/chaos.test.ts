@@ -52,7 +52,7 @@ describeWith("redis", "chaos", () => {
 				{ numRuns: runs(30), endOnFailure: true },
 			)
 		},
-		60_000 * runs(1),
+		120_000 * runs(1),
 	)
 })
 
