@@ -1,7 +1,9 @@
 // SERVERLESS_TRANSPORT=held: queue managers and agents as processes, one agent beside each ComfyUI stand-in, behind the
 // load balancer's stand-in, which deals requests out in turn.
+import { writeFileSync } from "node:fs"
 import { expect, test } from "vitest"
 import { promptIdOf } from "../../../src/lib/formats/prompt-id.ts"
+import { makePng } from "../../support/comfyui-files.ts"
 import { describeWith } from "../../support/parts.ts"
 import { poll } from "../../support/poll.ts"
 import { openEvents } from "../../support/queue-manager.ts"
@@ -83,6 +85,22 @@ describeWith("redis", "a request that is held", () => {
 		expect(place.world.replicas.map(({ executed }) => executed.length).reduce((a, b) => a + b)).toBe(3)
 		const told = events.received.filter(({ type }) => type === "comfyume_progress")
 		expect(told.some(({ data }) => data.prompt_id === ids[0] && data.node === "9")).toBe(true)
+	}, 120_000)
+
+	test("a file that comes late is added to the result once, and those that stand there aren't added again", async () => {
+		await using place = await createWorld()
+		const { ask } = await place.manager()
+		const id = await submitTo(ask, imageWorkflow())
+		const { result } = await jobWhen(ask, id, "completed", 60_000)
+		const [path = ""] = place.world.find("9~Film_00001_.png")
+		const prefix = path.slice(place.world.share.length + 1).replace(/_00001_\.png$/, "")
+		const prompt = { "9": { class_type: "SaveImage", inputs: { filename_prefix: prefix } } }
+		writeFileSync(path.replace("00001", "00002"), makePng("late", { prompt }))
+		const images = async () => (await ask("GET", `/api/jobs/${id}`)).body.result.outputs["9"].images
+		await poll(async () => (await images()).length > 1, { what: "the amendment", deadlineMs: 40_000 })
+		const late = { filename: "Film_00002_.png", subfolder: "user001", type: "output" }
+		expect(await images()).toEqual([...result.outputs["9"].images, late])
+		expect(place.world.list("user001")).toEqual(["Film_00001_.png", "Film_00002_.png"])
 	}, 120_000)
 
 	test("a replica that is killed in the middle costs an attempt, and another one does the job", async () => {
