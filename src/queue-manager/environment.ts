@@ -43,6 +43,7 @@ const schema = z
 		SERVERLESS_ENDPOINT_B300_ON_DEMAND: z.string().optional(),
 		SERVERLESS_ACTIVE: z.enum(actives).default("default"),
 		SERVERLESS_API_KEY: secret.optional(),
+		SERVERLESS_TRANSPORT: z.enum(["share", "held"]).default("share"),
 		SERVERLESS_SLOTS: whole(1, 1000).default(4),
 		NUM_WORKERS: whole(0, 10_000).default(1),
 		HOST: z.string().default("0.0.0.0"),

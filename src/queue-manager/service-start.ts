@@ -14,6 +14,7 @@ import { defaultsOf, leaseMs, type Service, statusCache } from "./service.ts"
 
 const reapEveryMs = 1000
 const retainEveryMs = 60_000
+const cleanEveryMs = 60_000
 const configureEveryMs = 1000
 const day = 86_400_000
 const kept = { records: 7 * day, dead: 30 * day, workers: day }
@@ -104,6 +105,7 @@ export async function startQueueManager(
 			trouble = ""
 		}),
 		every(retainEveryMs, async () => void (await queue.retain(kept))),
+		every(cleanEveryMs, async () => await workerOutputs?.cleanUp()),
 	]
 
 	async function end(): Promise<void> {

@@ -2,6 +2,7 @@
 import type { Socket } from "node:net"
 import type { FastifyRequest } from "fastify"
 import type { Principal } from "../identity.ts"
+import { isolateWorkflow } from "../outputs/isolate.ts"
 import { leaseMs, type Service } from "../service.ts"
 import {
 	bytesOf,
@@ -55,7 +56,10 @@ export function workerRoutes(app: App, service: Service): void {
 				})
 			}
 			reply.header(leaseHeader, job.token).header(attemptHeader, String(job.attempt))
-			// The workflow goes out as it came in.
+			// The workflow goes out as it came in, apart from where its files go when they are delivered from here.
+			const name = { job: job.id, attempt: job.attempt, createdAt: new Date(job.createdMs) }
+			const workflow =
+				service.workerOutputs === undefined ? job.workflow : await isolateWorkflow(job.workflow, name)
 			return reply.send(
 				Buffer.concat([
 					Buffer.from(
@@ -63,7 +67,7 @@ export function workerRoutes(app: App, service: Service): void {
 					),
 					job.metadata,
 					Buffer.from(',"workflow":'),
-					job.workflow,
+					workflow,
 					Buffer.from("}}"),
 				]),
 			)

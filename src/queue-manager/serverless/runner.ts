@@ -194,8 +194,8 @@ export function startRunner(options: RunnerOptions) {
 	async function letGo({ job, token, isAccepted }: InHand, why: Why): Promise<void> {
 		if (why === "cancelled") return transport.cancel(job)
 		if (why === "closing") {
-			if (isAccepted) return queue.handOver(job.id, token)
-			// Whether it was accepted isn't known: it is stopped, and begun anew elsewhere.
+			if (isAccepted && transport.endsWithUs !== true) return queue.handOver(job.id, token)
+			// Whether it was accepted isn't known, or nobody can go on with it: it is stopped, and begun anew elsewhere.
 			track(transport.cancel(job))
 			await queue.giveBack(job.id, token)
 			return
