@@ -13,7 +13,7 @@ import { RefusedError, UnreachableError } from "./http.ts"
 import type { Ending, Note, Notebook } from "./note.ts"
 import { isolateOutputs } from "./outputs.ts"
 import type { Claim, QueueClient } from "./queue-client.ts"
-import { runAttempt } from "./run-job.ts"
+import { pngInfoOf, runAttempt } from "./run-job.ts"
 
 export type AgentParts = {
 	configuration: AgentConfiguration
@@ -235,9 +235,4 @@ export async function runAgent(
 		if (delivery === "given up") log.error({ job: note.id }, "nobody took how the job ended for a day")
 		await notebook.clear()
 	}
-}
-
-// The graph as its user sees it; ComfyUI writes it into pictures, so that they can be opened as workflows.
-function pngInfoOf({ extra_pnginfo }: Record<string, unknown>): object | undefined {
-	return typeof extra_pnginfo === "object" && extra_pnginfo !== null ? extra_pnginfo : undefined
 }

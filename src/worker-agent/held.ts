@@ -13,7 +13,7 @@ import type { AgentConfiguration } from "./configuration.ts"
 import { fitOf, type MemorySource, neededMb } from "./gpu.ts"
 import type { Note } from "./note.ts"
 import { isolateOutputs } from "./outputs.ts"
-import { runAttempt } from "./run-job.ts"
+import { pngInfoOf, runAttempt } from "./run-job.ts"
 
 export type HeldParts = {
 	configuration: AgentConfiguration
@@ -133,6 +133,7 @@ export async function serveHeld(parts: HeldParts, stop: AbortSignal): Promise<vo
 		try {
 			const end = await runAttempt({
 				...{ note, workflow, comfyui, heart, log, now, clientId: promptId, handBack: handBack.signal },
+				pngInfo: pngInfoOf(run.metadata),
 				comfyuiUrl: configuration.comfyuiUrl,
 				silenceMs: configuration.comfyuiSilenceMs,
 				outputsPath: configuration.outputsPath,

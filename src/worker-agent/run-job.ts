@@ -193,3 +193,11 @@ function secondsOf(entry: HistoryEntry): number | undefined {
 	const end = messages.get("execution_success")?.timestamp
 	return typeof start === "number" && typeof end === "number" ? (end - start) / 1000 : undefined
 }
+
+/**
+ * The graph as its user sees it, of a job's metadata; ComfyUI writes it into pictures, so that they can be opened as
+ * workflows. Undefined where there is none.
+ */
+export function pngInfoOf({ extra_pnginfo }: Record<string, unknown>): object | undefined {
+	return typeof extra_pnginfo === "object" && extra_pnginfo !== null ? extra_pnginfo : undefined
+}

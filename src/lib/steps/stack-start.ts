@@ -37,7 +37,9 @@ export async function planStart(context: StepContext, open: OpenStack, options: 
 	// The host's nginx finds the others at ports that they lose with it: if it stays, they stay as they are.
 	const switching = nginx && (await leavesHost(starting))
 	// nginx doesn't start without one.
-	const certificate = nginx ? [certificateToStartWith({ context, stack: open.stack, docker: open.docker })] : []
+	const certificate = nginx
+		? [certificateToStartWith({ context, stack: open.stack, docker: open.docker })]
+		: []
 	const builds = options.build === undefined ? [] : imageSteps(context, open.stack, options.build)
 	const needs = (service: Service) => [
 		...["docker", "files", "memory"],
