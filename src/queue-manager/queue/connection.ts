@@ -72,7 +72,9 @@ export function openConnection(
 	client.connect().catch(onTrouble)
 
 	async function send(args: readonly (string | Buffer)[], timeoutMs = silenceMs): Promise<Reply> {
-		return guarded(client.sendCommand([...args]), timeoutMs) as Promise<Reply>
+		// The client gives up by itself what it couldn't send in 5 s: megabytes stand in line for longer.
+		const options = timeoutMs > silenceMs ? { timeout: timeoutMs } : {}
+		return guarded(client.sendCommand([...args], options), timeoutMs) as Promise<Reply>
 	}
 
 	async function guarded<T>(sent: Promise<T>, timeoutMs: number): Promise<T> {
