@@ -64,8 +64,9 @@ export async function serveHeld(parts: HeldParts, stop: AbortSignal): Promise<vo
 	async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
 		if (!isSameText(request.headers.authorization ?? "", `Bearer ${token.reveal()}`))
 			return say(response, 401, "no valid token")
-		if (request.method !== "POST" || request.url?.split("?")[0] !== "/run")
-			return say(response, 404, "POST /run")
+		if (request.url?.split("?")[0] !== "/run") return say(response, 404, "POST /run")
+		// By this a queue manager sees that its token is taken, also while there is a job.
+		if (request.method !== "POST") return say(response, 405, "POST /run")
 		const because = stop.aborted ? "it is being stopped" : running === undefined ? undefined : "it has a job"
 		if (because !== undefined) return say(response, 503, because)
 		// From here on it is taken: a second request meets a busy agent, whatever the first still waits for.

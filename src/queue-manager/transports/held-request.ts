@@ -21,6 +21,7 @@ export type HeldOptions = SharedFilesystemOptions & {
 /** A request that is under way: its lines, one JSON value each. */
 type Held = { lines: AsyncIterator<unknown>; close(): void }
 
+const preflightMs = 15_000
 // As large as a result may be that a worker hands in.
 const mostLineLength = 50 * 1024 * 1024
 
@@ -33,12 +34,18 @@ export function heldRequest(options: HeldOptions, shared: SharedFilesystem): Sha
 	return {
 		...shared,
 		endsWithUs: true,
-		/** The share is proven by each job's files. What is asked here is whether anybody answers, and takes our key. */
+		/** Sees whether our key is taken, so that a wrong one costs no second job. The share is proven by each job's files. */
 		async preflight(name) {
 			const endpoint = endpoints.find(name)
-			if (endpoint === undefined)
-				return { state: "failed", reason: "unreachable", because: `there is no endpoint ${name}`, hint: "" }
-			return { state: "same-volume" }
+			const because = endpoint === undefined ? `there is no endpoint ${name}` : await whyNot(endpoint)
+			if (because === undefined) return { state: "same-volume" }
+			const isRefused = / answers 4/.test(because)
+			return {
+				...{ state: "failed", because, reason: isRefused ? "refused" : "unreachable" },
+				hint: isRefused
+					? "SERVERLESS_API_KEY is the agents' WORKER_TOKEN; SERVERLESS_ENDPOINT without /run"
+					: "",
+			}
 		},
 		async start(job, onProgress = () => {}, signal) {
 			const endpoint = endpoints.find(job.endpoint ?? "") ?? endpoints.active()
@@ -151,6 +158,19 @@ export function heldRequest(options: HeldOptions, shared: SharedFilesystem): Sha
 			result: Buffer.from(JSON.stringify(delivery.result)),
 			refused: delivery.undelivered,
 		}
+	}
+}
+
+/** Asks in a way that an agent which takes our key answers with 405, whatever it does at the moment. */
+async function whyNot({ name, url, key }: Endpoint): Promise<string | undefined> {
+	const headers: Record<string, string> = key === undefined ? {} : { authorization: `Bearer ${key.reveal()}` }
+	try {
+		const signal = AbortSignal.timeout(preflightMs)
+		const { status, body } = await fetch(`${url}/run`, { headers, redirect: "manual", signal })
+		await body?.cancel()
+		return status === 405 ? undefined : `${name} answers ${status}`
+	} catch (error) {
+		return `${name} gave no answer (${causeCode(error)})`
 	}
 }
 

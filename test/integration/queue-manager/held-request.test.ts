@@ -163,13 +163,17 @@ describeWith("redis", "a request that is held", () => {
 		expect((await jobWhen(ask, id, "failed", 60_000)).error).toMatch(/out of memory/)
 	}, 120_000)
 
-	test("another token is refused, is never shown, and nothing runs", async () => {
+	test("another token is refused before it costs a job, is never shown, and nothing runs", async () => {
 		await using place = await createWorld({ token: "made-up-other-token" })
 		const { ask, process } = await place.manager()
 		const id = await submitTo(ask, imageWorkflow())
-		expect((await jobWhen(ask, id, "failed", 60_000)).error).toMatch(/answers 401.*SERVERLESS_API_KEY/)
+		const failed = async () => (await ask("GET", "/health")).body.serverless_preflight === "failed"
+		await poll(failed, { what: "the refusal is said", deadlineMs: 30_000 })
+		const said = (await ask("GET", "/api/endpoint")).text
+		expect(said).toMatch(/answers 401.*SERVERLESS_API_KEY/)
+		expect((await ask("GET", `/api/jobs/${id}`)).body.status).toBe("pending")
 		expect(place.running()).toEqual([undefined, undefined])
-		const written = [process.log(), ...place.agents.map((agent) => agent.output())].join("")
+		const written = [said, process.log(), ...place.agents.map((agent) => agent.output())].join("")
 		expect(written).not.toMatch(/made-up-(inference-key|other-token)/)
 	}, 120_000)
 })
