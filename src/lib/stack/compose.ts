@@ -144,6 +144,7 @@ export const workerName = "worker-1"
 /** Of the env file, handed to the queue manager as they are; empty where they don't apply. */
 export const passedToQueueManager = [
 	"QUEUE_MODE",
+	"ENABLE_PRIORITY",
 	"JOB_TIMEOUT",
 	"MAX_QUEUE_DEPTH",
 	"MAX_USER_DEPTH",
@@ -154,6 +155,9 @@ export const passedToQueueManager = [
 	"SERVERLESS_ENDPOINT_B300_SPOT",
 	"SERVERLESS_ENDPOINT_B300_ON_DEMAND",
 	"SERVERLESS_API_KEY",
+	"SERVERLESS_TRANSPORT",
+	"SERVERLESS_SLOTS",
+	"WORKER_HEARTBEAT_TIMEOUT",
 	"SFS_POLL_INTERVAL",
 	"SFS_MAX_WAIT",
 	"SFS_SETTLE_TIME",

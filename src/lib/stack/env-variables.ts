@@ -149,6 +149,12 @@ const table = {
 		...secretOf("inference", "the inference key; not the cloud API's secret"),
 		needed: ["serverless"],
 	},
+	SERVERLESS_TRANSPORT: {
+		group: "inference",
+		meaning: "share: vanilla ComfyUI; held: an agent that answers when the job is done",
+		pattern: oneOf("share", "held"),
+	},
+	SERVERLESS_SLOTS: { group: "inference", meaning: "jobs that an endpoint may have at once", pattern: whole },
 
 	SFS_DELIVERY_ENABLED: {
 		group: "delivery",
