@@ -6,7 +6,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
-import { planBackup } from "../../src/commands/backup.ts"
+import { planBackup, planStatus } from "../../src/commands/backup.ts"
 import { planRestore, type RestoreOptions } from "../../src/commands/restore.ts"
 import { probeSources, type SourceName } from "../../src/lib/artifacts/source.ts"
 import type { Environment } from "../../src/lib/config/environment.ts"
@@ -109,11 +109,13 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 		{
 			change = (plan: Plan) => plan,
 			onEvent,
-		}: { change?: (plan: Plan) => Plan; onEvent?: (event: Event) => void } = {},
+			checksOnly = false,
+		}: { change?: (plan: Plan) => Plan; onEvent?: (event: Event) => void; checksOnly?: boolean } = {},
 	): Promise<Ran> {
 		const events: Event[] = []
 		const { exitCode, outcomes } = await runPlan(change(await make(given)), {
 			dryRun,
+			checksOnly,
 			now,
 			signal: given.signal,
 			reporter: {
@@ -139,6 +141,10 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 		second,
 		remote,
 		environment,
+		/** Sets the clock. */
+		at: (time: string) => {
+			clock = new Date(time)
+		},
 		/** Moves the clock on. */
 		later: (minutes: number) => {
 			clock = new Date(clock.getTime() + minutes * 60_000)
@@ -155,14 +161,33 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 		context,
 		backup: async (
 			server: string,
-			options: { only?: string[]; skip?: string[]; dryRun?: boolean; to?: SourceName[] } = {},
+			options: {
+				only?: string[]
+				skip?: string[]
+				dryRun?: boolean
+				to?: SourceName[]
+				scheduled?: boolean
+			} = {},
 			onEvent?: (event: Event) => void,
 		) =>
 			run(
-				(given) => planBackup(given, packageRoot, { only: options.only ?? [], skip: options.skip ?? [] }),
+				(given) =>
+					planBackup(given, packageRoot, {
+						only: options.only ?? [],
+						skip: options.skip ?? [],
+						scheduled: options.scheduled ?? false,
+					}),
 				await context(server, options.to ?? ["share", "r2"]),
 				options.dryRun ?? false,
 				onEvent === undefined ? {} : { onEvent },
+			),
+		/** What `backup status` says; as from cron on the host, with nothing but the two destinations. */
+		status: async (server: string, options: { only?: string[]; to?: SourceName[] } = {}) =>
+			run(
+				(given) => planStatus(given, packageRoot, { only: options.only ?? [], skip: [] }),
+				await context(server, options.to ?? ["share", "r2"]),
+				false,
+				{ checksOnly: true },
 			),
 		restore: async (
 			server: string,
