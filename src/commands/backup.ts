@@ -11,6 +11,7 @@ import { backupCheckout } from "../lib/steps/checkout.ts"
 import type { StepContext } from "../lib/steps/context.ts"
 import { parseRate, spokenWords, wordsOfLimit, wordsOfManifest } from "../lib/steps/heal-options.ts"
 import { manifestIn, modelManifest, namedManifest } from "../lib/steps/models.ts"
+import { retentionPlan, retentionReport } from "../lib/steps/retention.ts"
 import { type CommonOptions, commonOptions, names, runCommand } from "../lib/steps/run-command.ts"
 import { type Due, findDue } from "../lib/steps/scheduled.ts"
 import { exitStatusHelp } from "../lib/ui/help.ts"
@@ -62,7 +63,7 @@ export function create(run: CommandRun): Command {
 					planBackup(context, run.surroundings.packageRoot, { ...options, ...manifestIn(files) }),
 			}),
 		)
-	return backup.addCommand(status(run))
+	return backup.addCommand(status(run)).addCommand(retention(run))
 }
 
 type StatusOptions = CommonOptions & Pick<BackupOptions, "only" | "skip">
@@ -92,6 +93,53 @@ function status(run: CommandRun): Command {
 				plan: (context) => planStatus(context, run.surroundings.packageRoot, options),
 			})
 		})
+}
+
+type RetentionOptions = StatusOptions & { report?: boolean }
+
+function retention(run: CommandRun): Command {
+	return commonOptions
+		.reduce((command, [flags, description]) => command.option(flags, description), new Command("retention"))
+		.summary("remove from the share what the catalogue's classes don't keep")
+		.description(
+			"Keeps of each artifact the newest snapshot of the last so many days, weeks and months (UTC), as the " +
+				"catalogue says, and removes the others from the share. The newest is read first: when it is damaged, " +
+				"or R2 has none as new, nothing goes. In R2 nothing is ever deleted.",
+		)
+		.addOption(
+			new Option("--only <artifacts>", "only these, separated by commas").argParser(names).default([], "all"),
+		)
+		.addOption(new Option("--skip <artifacts>", "all but these").argParser(names).default([], "none"))
+		.option("--report", "only say what the same classes wouldn't keep of what R2 holds")
+		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 5, 6, 8, 129, 130, 143]))
+		.action((_own: RetentionOptions, command: Command) => {
+			const options: RetentionOptions = command.optsWithGlobals()
+			const report = options.report === true
+			return runCommand(run, {
+				command: "backup",
+				options,
+				argv: [
+					"retention",
+					...listOption("--only", options.only),
+					...listOption("--skip", options.skip),
+					...(report ? ["--report"] : []),
+				],
+				checksOnly: report,
+				plan: (context) => planRetention(context, run.surroundings.packageRoot, options),
+			})
+		})
+}
+
+/** Of all artifacts, also those that are taken by request only; on the share, or with `report` in R2. */
+export async function planRetention(
+	context: StepContext,
+	packageRoot: string,
+	options: Pick<RetentionOptions, "only" | "skip" | "report">,
+): Promise<Plan> {
+	const { all, selected } = await artifactsOf(context, packageRoot, options)
+	const artifacts =
+		options.only.length > 0 ? selected : all.filter(({ name }) => !options.skip.includes(name))
+	return (options.report === true ? retentionReport : retentionPlan)(context, artifacts)
 }
 
 function withoutDryRun({ dryRun: _, ...options }: StatusOptions): StatusOptions {

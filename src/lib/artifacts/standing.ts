@@ -45,7 +45,8 @@ const confirmationSchema = z.strictObject({
 /** A record that what has not changed was looked at. Without it nobody could tell it from a backup that stopped. */
 export type Confirmation = z.infer<typeof confirmationSchema>
 
-const confirmationPrefix = ({ environment, host }: Owner) => `${environment}/records/backups/${host}/`
+/** Where the records of a host lie in every store. Ends with a slash. */
+export const confirmationPrefix = ({ environment, host }: Owner) => `${environment}/records/backups/${host}/`
 
 export const confirmationKey = (owner: Owner, at: Date) => `${confirmationPrefix(owner)}${stamp(at)}.json`
 
