@@ -46,8 +46,8 @@ export function shareRemover({ directory, mountCheck, dryRun }: ShareRemoverOpti
 		if (archive !== undefined) await rm(archive, { force: true })
 		// The archive must be gone on the disk before what tells of it is.
 		await syncDirectory(dirname(path))
+		// Not synced: one that comes back after a power cut is finished by the next run.
 		await rm(`${path}${removingEnding}`, { force: true })
-		await syncDirectory(dirname(path))
 	}
 	return {
 		place: directory,
