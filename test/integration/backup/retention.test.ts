@@ -78,7 +78,7 @@ function oracle(history: readonly Snapshot[]): Set<string> {
 	])
 }
 
-test("a year of hourly snapshots: the share keeps what an independent oracle says, R2 everything", async () => {
+test("a year of hourly runs on a server in use by day: the share keeps what an independent oracle says, R2 everything", async () => {
 	const keys = { accessKeyId: new Secret("year-key"), secretAccessKey: new Secret("year-secret") }
 	await using s3 = await startS3Server({
 		buckets: ["vault"],
@@ -95,17 +95,22 @@ test("a year of hourly snapshots: the share keeps what an independent oracle say
 	let stored = 0
 	let runs = 0
 	for (let hour = 0; hour < 365 * 24; hour++) {
-		const one = snapshot(new Date(Date.UTC(2026, 0, 1, hour, 17)))
-		history.push(one)
-		put(sandbox.share, one)
-		if ([2, 6, 14, 18].includes(hour % 24)) {
+		// What has not changed is not stored: it is in use from 9 to 17.
+		if (hour % 24 >= 9 && hour % 24 < 17) {
+			history.push(snapshot(new Date(Date.UTC(2026, 0, 1, hour, 17))))
+			const [taken] = history.slice(-1)
+			if (taken !== undefined) put(sandbox.share, taken)
+		}
+		const [one] = history.slice(-1)
+		if (one === undefined) continue
+		if ([14, 18].includes(hour % 24)) {
 			stored++
 			await write(`sandbox/home/${one.id}.tar.zst`, one.archive)
 			await write(`sandbox/home/${one.id}.tar.zst.json`, one.sidecar)
 		}
 		// Once in five days, right after R2 has got the newest.
 		if (hour % 120 !== 114) continue
-		sandbox.at(new Date(one.at.getTime() + 10 * 60_000).toISOString())
+		sandbox.at(new Date(Date.UTC(2026, 0, 1, hour, 27)).toISOString())
 		const ran = await sandbox.retention(server, { only }, (given) => ({
 			...given,
 			sources: given.sources.map((source) => (source.name === "r2" ? { name: "r2", store } : source)),
@@ -116,7 +121,7 @@ test("a year of hourly snapshots: the share keeps what an independent oracle say
 	}
 	expect(runs).toBe(73)
 	expect(s3.objects.keys("vault")).toHaveLength(stored * 2)
-	expect(stored).toBe(365 * 4)
+	expect(stored).toBe(365 * 2)
 	expect(s3.log.length).toBeGreaterThan(73)
 	expect(s3.log.filter(({ operation }) => /Delete/.test(operation))).toEqual([])
 }, 180_000)
