@@ -8,7 +8,7 @@ import { join, relative } from "node:path"
 import { fileURLToPath } from "node:url"
 import { parseArgs } from "node:util"
 import { $ } from "zx"
-import { buildCli } from "./build.ts"
+import { buildAuthGate, buildCli, buildQueueManager, buildWorkerAgent } from "./build.ts"
 
 const root = fileURLToPath(new URL("..", import.meta.url))
 
@@ -29,6 +29,10 @@ await rm(tree, { recursive: true, force: true })
 await mkdir(`${tree}/bin`, { recursive: true })
 await writeFile(`${tree}/bin/comfyume`, launcher)
 await buildCli(`${tree}/dist/cli`)
+// What the stack's images are built from (src/lib/stack/images.ts): a host needs no clone for it.
+await buildQueueManager(`${tree}/dist/queue-manager`)
+await buildAuthGate(`${tree}/dist/auth-gate`)
+await buildWorkerAgent(`${tree}/dist/worker-agent`)
 await putNode(`${tree}/node`)
 for (const part of ["manifests", "templates", "LICENSE"])
 	if (existsSync(root + part)) await cp(root + part, join(tree, part), { recursive: true })

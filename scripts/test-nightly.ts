@@ -1,6 +1,6 @@
 // `npm run test:nightly`: what `npm test` tries with thousands of inputs and tens of schedules, with many more: each
 // property of the readers of foreign files with a million inputs, and the queue manager's chaos with more than a thousand
-// schedules. Takes an hour or so; arguments go to vitest. COMFYUME_TEST_INPUTS=50000 and COMFYUME_TEST_RUNS=2 ask for
+// schedules, a hundred of which kill real processes. Takes an hour or so; arguments go to vitest. COMFYUME_TEST_INPUTS=50000 and COMFYUME_TEST_RUNS=2 ask for
 // fewer.
 import { spawnSync } from "node:child_process"
 import { fileURLToPath } from "node:url"
@@ -14,10 +14,9 @@ const readers = [
 ].map((name) => `test/unit/${name}.test.ts`)
 
 const fuzz = run("unit", readers, { COMFYUME_TEST_INPUTS: "1000000" })
-// 35 times the 30 of an ordinary run.
-const chaos = run("integration", ["test/integration/queue-manager/chaos.test.ts"], {
-	COMFYUME_TEST_RUNS: "35",
-})
+// 35 times the 30 and the 3 of an ordinary run.
+const schedules = ["chaos", "chaos-processes"].map((name) => `test/integration/queue-manager/${name}.test.ts`)
+const chaos = run("integration", schedules, { COMFYUME_TEST_RUNS: "35" })
 process.exitCode = fuzz || chaos
 
 /** @returns the exit code */

@@ -25,6 +25,26 @@ const commands: Readonly<
 		summary: "check, measure and export the manifest of models",
 		load: () => import("./commands/manifest.ts"),
 	},
+	start: {
+		summary: "start the stack, and wait until all of it is healthy",
+		load: () => import("./commands/start.ts"),
+	},
+	stop: {
+		summary: "stop the stack, or some of it",
+		load: () => import("./commands/stop.ts"),
+	},
+	restart: {
+		summary: "make containers anew, and wait until they are healthy",
+		load: () => import("./commands/restart.ts"),
+	},
+	status: {
+		summary: "say what runs, what is missing, and whether the door opens",
+		load: () => import("./commands/status.ts"),
+	},
+	logs: {
+		summary: "show what containers say",
+		load: () => import("./commands/logs.ts"),
+	},
 	"generate-users": {
 		summary: "write users, passwords, compose and nginx files of the stack",
 		load: () => import("./commands/generate-users.ts"),
@@ -32,6 +52,10 @@ const commands: Readonly<
 	env: {
 		summary: "check and write the stack's env file",
 		load: () => import("./commands/env.ts"),
+	},
+	certificates: {
+		summary: "issue, renew, install and check the workshop's certificate",
+		load: () => import("./commands/certificates.ts"),
 	},
 	config: {
 		summary: "check and show the configuration",

@@ -1,32 +1,23 @@
 // comfyume env: is an env file right, and what should it be?
-import { randomBytes } from "node:crypto"
-import { hostname } from "node:os"
-import { join, resolve } from "node:path"
+import { resolve } from "node:path"
 import { Command } from "commander"
-import { chooseEnvironment, loadConfiguration, readHostOwnEnvironment } from "../lib/config/configuration.ts"
-import { stackOf } from "../lib/config/environment.ts"
 import { exitCodes, OperatorError } from "../lib/errors.ts"
-import { localHost } from "../lib/host/local.ts"
-import { readCredentials, rosterOf } from "../lib/stack/credentials.ts"
-import { describeStack, files, secretNames } from "../lib/stack/description.ts"
+import { secretNames } from "../lib/stack/description.ts"
 import { type EnvFinding, lintEnvFile } from "../lib/stack/env-lint.ts"
-import { environmentFile, renderEnvironment } from "../lib/stack/env-render.ts"
 import { envVariables } from "../lib/stack/env-variables.ts"
-import { refuseTrackedPath } from "../lib/stack/outside-git.ts"
-import { changeRoster } from "../lib/stack/roster.ts"
-import { findChanges, readIfThere, writeChanges } from "../lib/stack/write.ts"
+import { readIfThere } from "../lib/stack/write.ts"
+import { spokenWords } from "../lib/steps/heal-options.ts"
+import { type CommonOptions, commonOptions, runCommand } from "../lib/steps/run-command.ts"
+import { planEnvironmentFile } from "../lib/steps/stack-files.ts"
 import { exitStatusHelp } from "../lib/ui/help.ts"
 import type { CommandRun } from "../lib/ui/surroundings.ts"
 
-type RenderOptions = {
-	config?: string
-	env?: string
+type RenderOptions = CommonOptions & {
 	directory?: string
 	rotate?: string[]
-	dryRun?: boolean
 }
 
-const endings = exitStatusHelp([0, 2, 3, 7, 8])
+const endings = exitStatusHelp([0, 1, 2, 3, 4, 5, 6, 7, 8, 129, 130, 143])
 
 export function create(run: CommandRun): Command {
 	const command = new Command("env")
@@ -42,18 +33,13 @@ export function create(run: CommandRun): Command {
 		.option("--json", "as one JSON object")
 		.addHelpText("after", exitStatusHelp([0, 2, 3]))
 		.action((file: string, options: { json?: boolean }) => lint(run, file, options))
-	command
-		.command("render")
+	commonOptions
+		.reduce((command, [flags, description]) => command.option(flags, description), command.command("render"))
 		.description("writes the env file from the configuration; secrets are made once and then kept")
-		.option(
-			"--config <file>",
-			"the configuration (else $COMFYUME_CONFIG, comfyume.yaml upwards, /etc/comfyume)",
-		)
-		.option("--env <name>", "the environment")
-		.option("--directory <path>", "where to write (else the configuration's stack.directory)")
+		.option("--directory <path>", "write here, on this machine (else stack.directory on the host)")
 		.option("--rotate <name...>", `make these secrets anew: ${secretNames.join(", ")}`)
-		.option("--dry-run", "only say which variables would change")
-		.addHelpText("after", exitStatusHelp([0, 2, 7, 8]))
+		.option("--yes", "answer the question before production with yes")
+		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 5, 6, 7, 8, 129, 130, 143]))
 		.action((options: RenderOptions) => render(run, options))
 	command
 		.command("explain")
@@ -89,59 +75,28 @@ async function lint(
 const describe = (path: string, { kind, line, message, fix }: EnvFinding) =>
 	`${path}${line === 0 ? "" : `:${line}`} ${kind}: ${message}\n  fix: ${fix}\n`
 
-async function render({ surroundings }: CommandRun, options: RenderOptions): Promise<void> {
-	const { terminal, variables, workingDirectory, signal } = surroundings
-	const configuration = loadConfiguration({ ...surroundings, path: options.config })
-	const chosen = chooseEnvironment(configuration, {
-		option: options.env,
-		variables,
-		hostOwnEnvironment: readHostOwnEnvironment(),
-	})
-	const stackConfiguration = stackOf(chosen)
-	const directory = resolve(workingDirectory, options.directory ?? stackConfiguration.directory)
-	const environment = { ...chosen, stack: { ...stackConfiguration, directory } }
-	const path = join(directory, files.environment)
-	await refuseTrackedPath(localHost({ name: hostname(), environment: variables, signal }), path)
-
+function render(run: CommandRun, options: RenderOptions): Promise<void> {
 	const { rotate = [] } = options
-	const unknown = rotate.find((name) => !secretNames.some((known) => known === name))
-	if (unknown !== undefined)
-		throw new OperatorError(`${unknown} is not a secret that is made here`, {
-			exitCode: exitCodes.usage,
-			hint: `choose from: ${secretNames.join(", ")}`,
-		})
-	// nginx holds this one too, in a file of its own.
-	if (rotate.includes("PROXY_SECRET"))
-		terminal.talk("note: run comfyume generate-users afterwards, so that nginx has the new PROXY_SECRET\n")
-	const credentialsFile = join(directory, files.credentials)
-	const roster = rosterOf(
-		readCredentials(await readIfThere(credentialsFile), {
-			where: credentialsFile,
-			adminName: stackConfiguration.adminName,
-		}),
-	)
-	const stack = describeStack(
-		environment,
-		roster.length === 0 ? changeRoster([], { count: stackConfiguration.users }) : roster,
-	)
-	const existing = await readIfThere(path)
-	const rendered = renderEnvironment(stack, {
-		existing,
-		rotate,
-		makeSecret: () => randomBytes(24).toString("base64url"),
+	const directory =
+		options.directory === undefined
+			? undefined
+			: resolve(run.surroundings.workingDirectory, options.directory)
+	const argv = rotate.length === 0 ? [] : ["--rotate", ...rotate]
+	return runCommand(run, {
+		command: "env",
+		options: { ...options, ...(directory === undefined ? {} : { here: true }) },
+		argv: ["render", ...argv],
+		modelsOnly: true,
+		confirms: "production",
+		// What is written beside the stack of a host is nobody else's business.
+		withoutLock: directory !== undefined,
+		plan: (context) =>
+			planEnvironmentFile(context, {
+				rotate,
+				...(directory === undefined ? {} : { directory }),
+				again: `comfyume env render ${context.spoken} ${spokenWords(argv)}`.trimEnd(),
+			}),
 	})
-	const file = {
-		path: files.environment,
-		text: environmentFile(stack, rendered),
-		mode: 0o600,
-		secret: true,
-	}
-	const changes = await findChanges(directory, [file])
-	if (options.dryRun !== true) await writeChanges(directory, changes, surroundings.randomId())
-	for (const name of rendered.made) terminal.out(`new secret: ${name}\n`)
-	const verb =
-		changes.length === 0 ? "nothing to change in" : options.dryRun === true ? "would write" : "wrote"
-	terminal.talk(`${verb} ${path}\n`)
 }
 
 function explain({ surroundings }: CommandRun, name: string | undefined): void {

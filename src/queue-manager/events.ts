@@ -72,7 +72,9 @@ export function openEventHub(
 				? { prompt_id: job, ...(JSON.parse(fields.get("progress") ?? "{}") as object) }
 				: type === "output_delivered"
 					? outputOf(job, fields)
-					: await jobOf(recordOf(job, fields), position)
+					: type === "banner"
+						? (JSON.parse(fields.get("data") ?? "{}") as object)
+						: await jobOf(recordOf(job, fields), position)
 		return { id, user, text: JSON.stringify({ type, data, timestamp, id }) }
 	}
 

@@ -4,7 +4,12 @@ import { isSameText, readServiceToken } from "../lib/formats/service-token.ts"
 import type { Secret } from "../lib/secret.ts"
 
 /** `name` is a user's id, a worker's name, or "" for nobody in particular. */
-export type Principal = { role: "admin" | "user" | "worker" | "open"; name: string }
+export type Principal = {
+	role: "admin" | "user" | "worker" | "open"
+	name: string
+	/** The proxy let them in, by what a browser sends of itself: a password it remembers, or a cookie. */
+	isProxied?: true
+}
 
 export type IdentityOptions = {
 	mode: "proxy" | "open"
@@ -33,7 +38,7 @@ export function identify(
 		const name = String(headers["x-comfyume-user"] ?? "")
 		const role = String(headers["x-comfyume-role"] ?? "user")
 		if (!/^[a-zA-Z0-9_.-]{1,100}$/.test(name) || (role !== "admin" && role !== "user")) return undefined
-		return { role, name }
+		return { role, name, isProxied: true }
 	}
 	const bearer = /^bearer +(\S+)$/i.exec(headers.authorization ?? "")?.[1]
 	if (bearer !== undefined && tokenKey !== undefined) {

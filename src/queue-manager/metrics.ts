@@ -36,6 +36,7 @@ const totals = {
 	cancelled: "jobs_cancelled_total",
 	retries: "retries_total",
 	lost: "leases_lost_total",
+	unheard: "claims_unheard_total",
 	dead: "dead_letters_total",
 	files: "delivered_files_total",
 } as const

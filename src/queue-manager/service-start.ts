@@ -14,13 +14,14 @@ import { defaultsOf, leaseMs, type Service, statusCache } from "./service.ts"
 
 const reapEveryMs = 1000
 const retainEveryMs = 60_000
+const cleanEveryMs = 60_000
 const configureEveryMs = 1000
 const day = 86_400_000
 const kept = { records: 7 * day, dead: 30 * day, workers: day }
 // Docker waits 10 s before it kills.
 const drainMs = 8000
 const runsMs = 5000
-const startPatienceMs = 1000
+const startPatienceMs = 3000
 
 export type Running = {
 	/** Where it listens, as `http://address:port`. */
@@ -104,6 +105,7 @@ export async function startQueueManager(
 			trouble = ""
 		}),
 		every(retainEveryMs, async () => void (await queue.retain(kept))),
+		every(cleanEveryMs, async () => await workerOutputs?.cleanUp()),
 	]
 
 	async function end(): Promise<void> {

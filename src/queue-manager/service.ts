@@ -76,6 +76,10 @@ export async function presentText(service: Service, found: Found, more: Record<s
 export const levelOf = (environment: Environment, priority: number) =>
 	environment.ENABLE_PRIORITY || priority === 0 ? priority : 2
 
+/** How many jobs of one user may wait; 0 for any number. Half of the depth leaves room for all others. */
+export const mostOwnOf = ({ MAX_USER_DEPTH, MAX_QUEUE_DEPTH }: Environment) =>
+	MAX_USER_DEPTH ?? Math.ceil(MAX_QUEUE_DEPTH / 2)
+
 /** How long a worker's lease lasts: one that heartbeats keeps it by that, any other has the job's time and some more. */
 export function leaseMs(environment: Environment, heartbeats: boolean): number {
 	return heartbeats ? environment.WORKER_HEARTBEAT_TIMEOUT * 1000 : (environment.JOB_TIMEOUT + 120) * 1000

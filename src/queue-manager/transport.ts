@@ -18,6 +18,11 @@ export type TransportJob = {
 export type Progress = {
 	phase: "submitting" | "polling" | "complete"
 	message?: string
+	/** The node at work, how far it is, and how many have given outputs: where the other side says it. */
+	node?: string
+	value?: number
+	max?: number
+	executed?: number
 }
 
 /** Why a job failed, for metrics and tests; the message says it to people. */
@@ -74,4 +79,6 @@ export type Transport = {
 	observe(job: TransportJob, onProgress: (progress: Progress) => void, signal: AbortSignal): Promise<Outcome>
 	/** Stops it as far as it can be reached: out of the other side's queue, or interrupted. */
 	cancel(job: TransportJob): Promise<void>
+	/** A job doesn't outlive the queue manager that started it: nobody can go on observing it. */
+	endsWithUs?: boolean
 }

@@ -13,7 +13,7 @@ import { RefusedError, UnreachableError } from "./http.ts"
 import type { Ending, Note, Notebook } from "./note.ts"
 import { isolateOutputs } from "./outputs.ts"
 import type { Claim, QueueClient } from "./queue-client.ts"
-import { runAttempt } from "./run-job.ts"
+import { pngInfoOf, runAttempt } from "./run-job.ts"
 
 export type AgentParts = {
 	configuration: AgentConfiguration
@@ -160,7 +160,7 @@ export async function runAgent(
 		)
 		if (fit.state === "fits") {
 			refusals.delete(claim.id)
-			await see(note, isolated.workflow)
+			await see(note, isolated.workflow, pngInfoOf(claim.metadata))
 			return true
 		}
 		const refused = (refusals.get(claim.id) ?? 0) + 1
@@ -183,11 +183,15 @@ export async function runAgent(
 	/** After a restart: what was done is handed in, what was running is watched on. */
 	async function resume(note: Note): Promise<void> {
 		log.info({ job: note.id, ended: note.ending !== undefined }, "goes on with the job of before its restart")
-		if (note.ending === undefined) await see(note, undefined)
+		if (note.ending === undefined) await see(note, undefined, undefined)
 		else await handIn({ ...note, ending: note.ending })
 	}
 
-	async function see(note: Note, workflow: Record<string, unknown> | undefined): Promise<void> {
+	async function see(
+		note: Note,
+		workflow: Record<string, unknown> | undefined,
+		pngInfo: object | undefined,
+	): Promise<void> {
 		await notebook.write(note)
 		lastPromptId = note.promptId
 		state.job = note.id
@@ -197,7 +201,7 @@ export async function runAgent(
 		const heart = startHeart(queue, lease, beatMs, about, log)
 		try {
 			const end = await runAttempt({
-				...{ note, workflow, comfyui, clientId, heart, log, now },
+				...{ note, workflow, pngInfo, comfyui, clientId, heart, log, now },
 				comfyuiUrl: configuration.comfyuiUrl,
 				silenceMs: configuration.comfyuiSilenceMs,
 				outputsPath: configuration.outputsPath,

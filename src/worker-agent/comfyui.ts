@@ -62,10 +62,14 @@ const refusalSchema = z.object({
 /** Every call throws `UnreachableError` when ComfyUI doesn't answer. */
 export function comfyuiAt(url: string) {
 	return {
-		/** Puts a workflow into ComfyUI's queue, which checks it first. */
-		async submit(workflow: object, promptId: string, clientId: string): Promise<Submitted> {
+		/**
+		 * Puts a workflow into ComfyUI's queue, which checks it first.
+		 * @param pngInfo what is written into pictures beside the prompt: the graph as its user sees it
+		 */
+		async submit(workflow: object, promptId: string, clientId: string, pngInfo?: object): Promise<Submitted> {
 			try {
-				const body = { prompt: workflow, prompt_id: promptId, client_id: clientId }
+				const extra = pngInfo === undefined ? {} : { extra_data: { extra_pnginfo: pngInfo } }
+				const body = { prompt: workflow, prompt_id: promptId, client_id: clientId, ...extra }
 				// Loading custom nodes holds up the first answer.
 				const answer = await ask(`${url}/prompt`, { body, timeoutMs: 60_000 })
 				const { number, node_errors } = submittedSchema.parse(answer ?? {})

@@ -5,7 +5,9 @@ import { exitCodes, messageOf, OperatorError } from "../lib/errors.ts"
 import { Secret } from "../lib/secret.ts"
 
 export type AgentConfiguration = {
-	/** Without a slash at its end. */
+	/** `pull`: asks the queue manager for jobs. `held`: is asked, and answers when the job is done. */
+	mode: (typeof modes)[number]
+	/** Without a slash at its end; empty where it isn't asked. */
 	queueManagerUrl: string
 	workerId: string
 	token: Secret | undefined
@@ -30,8 +32,13 @@ export type AgentConfiguration = {
 	healthHost: string
 	/** 0: no health server. */
 	healthPort: number
+	/** Where jobs are taken with `held`. */
+	runHost: string
+	runPort: number
 	logLevel: (typeof logLevels)[number]
 }
+
+const modes = ["pull", "held"] as const
 
 const logLevels = ["debug", "info", "warn", "error"] as const
 
@@ -49,6 +56,7 @@ const seconds = (least: number, most: number) => number(least, most).transform((
 const absolutePath = z.string().startsWith("/", "is not an absolute path")
 
 const schema = z.object({
+	WORKER_MODE: z.enum(modes, `is none of ${modes.join(", ")}`).default("pull"),
 	QUEUE_MANAGER_URL: url,
 	WORKER_ID: z
 		.string("is not set")
@@ -66,6 +74,8 @@ const schema = z.object({
 	WORKER_VRAM_DEFAULT: number(0, 1_000_000).default(8192),
 	WORKER_HEALTH_HOST: z.string().default("127.0.0.1"),
 	WORKER_HEALTH_PORT: number(0, 65_535).int("is not a whole number").default(3001),
+	WORKER_RUN_HOST: z.string().default("0.0.0.0"),
+	WORKER_RUN_PORT: number(0, 65_535).int("is not a whole number").default(8189),
 	LOG_LEVEL: z
 		.string()
 		.toLowerCase()
@@ -73,6 +83,7 @@ const schema = z.object({
 		.pipe(z.enum(logLevels, `is none of ${logLevels.join(", ")}`))
 		.default("info"),
 })
+const heldSchema = schema.extend({ QUEUE_MANAGER_URL: url.optional() })
 
 /**
  * Reads the configuration from an environment. An empty variable counts as unset, as compose files write it.
@@ -82,16 +93,22 @@ export async function readConfiguration(
 	environment: Readonly<Record<string, string | undefined>>,
 ): Promise<AgentConfiguration> {
 	const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== ""))
-	const parsed = schema.safeParse(given)
+	const parsed = (given["WORKER_MODE"] === "held" ? heldSchema : schema).safeParse(given)
 	if (!parsed.success) {
 		const problems = parsed.error.issues.map(({ path, message }) => `${path.join(".")} ${message}`)
 		throw refused(problems.join("; "))
 	}
 	const values = parsed.data
+	const token = await readToken(values.WORKER_TOKEN, values.WORKER_TOKEN_FILE)
+	if (values.WORKER_MODE === "held" && token === undefined)
+		throw refused(
+			"WORKER_TOKEN or WORKER_TOKEN_FILE is needed with WORKER_MODE=held: else anybody has the GPU",
+		)
 	return {
-		queueManagerUrl: values.QUEUE_MANAGER_URL,
+		mode: values.WORKER_MODE,
+		queueManagerUrl: values.QUEUE_MANAGER_URL ?? "",
 		workerId: values.WORKER_ID,
-		token: await readToken(values.WORKER_TOKEN, values.WORKER_TOKEN_FILE),
+		token,
 		comfyuiUrl: values.COMFYUI_URL,
 		pollMs: values.WORKER_POLL_INTERVAL,
 		leaseMs: values.WORKER_HEARTBEAT_TIMEOUT,
@@ -103,6 +120,8 @@ export async function readConfiguration(
 		vramDefaultMb: values.WORKER_VRAM_DEFAULT,
 		healthHost: values.WORKER_HEALTH_HOST,
 		healthPort: values.WORKER_HEALTH_PORT,
+		runHost: values.WORKER_RUN_HOST,
+		runPort: values.WORKER_RUN_PORT,
 		logLevel: values.LOG_LEVEL,
 	}
 }

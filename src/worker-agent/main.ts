@@ -5,6 +5,7 @@ import { freshState, runAgent } from "./agent.ts"
 import { comfyuiAt } from "./comfyui.ts"
 import { readConfiguration } from "./configuration.ts"
 import { serveHealth } from "./health.ts"
+import { serveHeld } from "./held.ts"
 import { openNotebook } from "./note.ts"
 import { queueClient } from "./queue-client.ts"
 
@@ -24,21 +25,24 @@ async function main(): Promise<void> {
 			stop.abort()
 		})
 	}
-	const notebook = openNotebook(configuration.statePath)
-	await notebook.prepare()
 	const comfyui = comfyuiAt(configuration.comfyuiUrl)
-	const queue = queueClient(configuration.queueManagerUrl, workerId, configuration.token)
-	log.info(
-		{ queueManager: configuration.queueManagerUrl, comfyui: configuration.comfyuiUrl },
-		"the worker agent starts",
-	)
+	const { mode, token, queueManagerUrl, comfyuiUrl, statePath } = configuration
+	const asks = mode === "pull" ? { queueManager: queueManagerUrl } : {}
+	log.info({ mode, ...asks, comfyui: comfyuiUrl }, "the worker agent starts")
 	const state = freshState()
-	const health =
-		healthPort === 0 ? undefined : await serveHealth(healthHost, healthPort, workerId, () => state)
-	await runAgent(
-		{ configuration, queue, comfyui, memory: comfyui.memory, notebook, log, now: Date.now, state },
-		stop.signal,
-	)
+	const parts = { configuration, comfyui, memory: comfyui.memory, log, now: Date.now, state }
+	const serve = () =>
+		healthPort === 0 ? undefined : serveHealth(healthHost, healthPort, workerId, () => state)
+	let health: Awaited<ReturnType<typeof serve>>
+	if (mode === "held" && token !== undefined) {
+		health = await serve()
+		await serveHeld({ ...parts, token }, stop.signal)
+	} else {
+		const notebook = openNotebook(statePath)
+		await notebook.prepare()
+		health = await serve()
+		await runAgent({ ...parts, notebook, queue: queueClient(queueManagerUrl, workerId, token) }, stop.signal)
+	}
 	health?.closeAllConnections()
 	health?.close()
 	log.info("the worker agent has ended")

@@ -13,7 +13,7 @@ const isObject = (value: unknown): value is Record<string, unknown> =>
 /**
  * The workflow with a directory of its own for one attempt: names are counted in it alone, and a graph that ran before
  * for somebody else writes files of its own instead of naming theirs. Every `filename_prefix` given as text becomes
- * `cq/<yyyymmdd>/<job>/a<attempt>/<node>~<base name>`.
+ * `cq/<yyyymmdd>/<job>/a<attempt>/<node>~<base name>`; one that the queue manager has already made so stays.
  * @returns the changed copy, and the ids of the nodes that are expected to save something
  */
 export function isolateOutputs(
@@ -23,12 +23,16 @@ export function isolateOutputs(
 ): { workflow: Record<string, unknown>; saving: string[] } {
 	const day = now.toISOString().slice(0, 10).replaceAll("-", "")
 	const directory = `cq/${day}/${plain(job.id)}/a${job.attempt}`
+	const isOwn = new RegExp(
+		`^cq/\\d{8}/${plain(job.id).replaceAll(".", "\\.")}/a${job.attempt}(?:-\\d+)?/[^/]+$`,
+	)
 	const saving: string[] = []
 	const nodes = Object.entries(workflow).map(([id, node]) => {
 		if (!isObject(node) || !isObject(node.inputs)) return [id, node]
 		const prefix = node.inputs.filename_prefix
 		if (typeof prefix !== "string") return [id, node]
 		saving.push(id)
+		if (isOwn.test(prefix)) return [id, node]
 		const base = plain(prefix.split(/[/\\]/).at(-1) ?? "") || "output"
 		const inputs = { ...node.inputs, filename_prefix: `${directory}/${plain(id)}~${base}` }
 		return [id, { ...node, inputs }]

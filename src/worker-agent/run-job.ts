@@ -12,6 +12,8 @@ export type Attempt = {
 	note: Note
 	/** Undefined: it was submitted before the agent was restarted, and is only watched. */
 	workflow: Record<string, unknown> | undefined
+	/** What ComfyUI writes into pictures beside the prompt: `metadata.extra_pnginfo` of the job. */
+	pngInfo: object | undefined
 	comfyui: Comfyui
 	comfyuiUrl: string
 	/** The name under which ComfyUI sends its messages. */
@@ -67,7 +69,12 @@ export async function runAttempt(attempt: Attempt): Promise<AttemptEnd> {
 			const stopped = await stoppedEarly()
 			if (stopped !== undefined) return stopped
 			try {
-				const submitted = await comfyui.submit(attempt.workflow, note.promptId, attempt.clientId)
+				const submitted = await comfyui.submit(
+					attempt.workflow,
+					note.promptId,
+					attempt.clientId,
+					attempt.pngInfo,
+				)
 				if (submitted.state === "refused") return failed(`ComfyUI refused the workflow: ${submitted.because}`)
 				number = submitted.number
 				nodeErrors = submitted.nodeErrors
@@ -185,4 +192,12 @@ function secondsOf(entry: HistoryEntry): number | undefined {
 	const start = messages.get("execution_start")?.timestamp
 	const end = messages.get("execution_success")?.timestamp
 	return typeof start === "number" && typeof end === "number" ? (end - start) / 1000 : undefined
+}
+
+/**
+ * The graph as its user sees it, of a job's metadata; ComfyUI writes it into pictures, so that they can be opened as
+ * workflows. Undefined where there is none.
+ */
+export function pngInfoOf({ extra_pnginfo }: Record<string, unknown>): object | undefined {
+	return typeof extra_pnginfo === "object" && extra_pnginfo !== null ? extra_pnginfo : undefined
 }

@@ -30,6 +30,10 @@ export type ComfyuiOptions = {
 	/** As newer ones do: a prompt's id is a UUID, or the prompt is refused. */
 	wantsUuids?: boolean
 	port?: number
+	/** As `--listen`. */
+	host?: string
+	/** Asked first; true when it has answered. */
+	answer?: (request: IncomingMessage, response: ServerResponse) => boolean
 	/** Bytes, for `/system_stats`. */
 	vram?: { total: number; free: number }
 }
@@ -271,6 +275,7 @@ export async function startComfyui(options: ComfyuiOptions) {
 	}
 
 	const server = createServer((request, response) => {
+		if (options.answer?.(request, response) === true) return
 		answer(request, response).catch((error: unknown) => {
 			response.writeHead(500)
 			response.end(String(error))
@@ -282,7 +287,7 @@ export async function startComfyui(options: ComfyuiOptions) {
 		sockets.set(socket, id)
 		socket.send(JSON.stringify({ type: "status", data: { ...status(), sid: id } }))
 	})
-	await new Promise<void>((resolve) => server.listen(options.port ?? 0, "127.0.0.1", resolve))
+	await new Promise<void>((resolve) => server.listen(options.port ?? 0, options.host ?? "127.0.0.1", resolve))
 
 	return {
 		url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,

@@ -70,8 +70,15 @@ export async function makeCertificate(directory: string): Promise<void> {
 
 export type FrontDoor = Awaited<ReturnType<typeof openFrontDoor>>
 
-/** @param configuration the stack's, with nginx on the host */
-export async function openFrontDoor(configuration: NonNullable<Environment["stack"]>, users: number) {
+/**
+ * @param configuration the stack's, with nginx on the host
+ * @param realPorts of services and users that are there already, by name: `queue-manager`, `user001`
+ */
+export async function openFrontDoor(
+	configuration: NonNullable<Environment["stack"]>,
+	users: number,
+	realPorts: Readonly<Record<string, number>> = {},
+) {
 	const directory = mkdtempSync(join(tmpdir(), "comfyume-workshop-"))
 	// nginx's workers have no rights of their own.
 	chmodSync(directory, 0o755)
@@ -83,6 +90,8 @@ export async function openFrontDoor(configuration: NonNullable<Environment["stac
 
 	const servers: Server[] = []
 	const standIn = async (name: string) => {
+		const real = realPorts[name]
+		if (real !== undefined) return real
 		const server = await listen(name)
 		servers.push(server)
 		return (server.address() as AddressInfo).port
@@ -248,7 +257,11 @@ function answers(port: number): Promise<boolean> {
 const basic = (as: string | undefined) =>
 	as === undefined ? {} : { authorization: `Basic ${Buffer.from(as).toString("base64")}` }
 
-function ask(port: number, path: string, { method = "GET", headers = {}, as, body, host = domain }: Asking) {
+export function ask(
+	port: number,
+	path: string,
+	{ method = "GET", headers = {}, as, body, host = domain }: Asking,
+) {
 	return new Promise<Answer>((resolve, reject) => {
 		const request = secureRequest(
 			{
@@ -281,7 +294,7 @@ function ask(port: number, path: string, { method = "GET", headers = {}, as, bod
 	})
 }
 
-function echo(port: number, path: string, headers: Readonly<Record<string, string>>): Promise<string> {
+export function echo(port: number, path: string, headers: Readonly<Record<string, string>>): Promise<string> {
 	return new Promise((resolve, reject) => {
 		const request = secureRequest({
 			host: "127.0.0.1",

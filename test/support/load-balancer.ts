@@ -38,11 +38,15 @@ export async function startLoadBalancer(replicas: string[], { key }: { key?: str
 					response.on("end", () => to.destroy())
 				} else {
 					to.writeHead(response.statusCode ?? 502, response.headers)
+					// Half an answer is none: the client must not wait for the rest.
+					response.on("error", () => to.destroy())
 					response.pipe(to)
 				}
 			},
 		)
 		onward.on("error", () => (to.headersSent ? to.destroy() : answer(to, 502, { detail: "bad gateway" })))
+		// Who closes a request that is held closes it at the replica too.
+		to.on("close", () => onward.destroy())
 		from.pipe(onward)
 	}
 	const server = createServer((from, to) => {

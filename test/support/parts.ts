@@ -4,7 +4,19 @@ import { join } from "node:path"
 import { describe } from "vitest"
 
 /** Parts that can be missing where Debian packages can't be installed or the tests don't run as root. */
-type Part = "redis" | "instances" | "sshd" | "git" | "age" | "keyring" | "nginx" | "compose"
+type Part =
+	| "redis"
+	| "instances"
+	| "sshd"
+	| "git"
+	| "age"
+	| "keyring"
+	| "nginx"
+	| "compose"
+	| "docker"
+	| "acme"
+	| "prometheus"
+	| "chromium"
 
 /**
  * A group of tests that needs a part of the test world. Where it is missing, the group is skipped in the open, with
@@ -16,12 +28,16 @@ export function describeWith(part: Part, name: string, tests: () => void): void 
 	else describe.skip(`${name} (not here: ${missing})`, tests)
 }
 
+const cache = () => process.env["COMFYUME_TEST_CACHE"] ?? join(homedir(), ".cache", "comfyume-test")
+
 /** Where `npm test` puts compose v2 (scripts/lib/test-parts.js). */
-export const composeProgram = (): string =>
-	join(
-		process.env["COMFYUME_TEST_CACHE"] ?? join(homedir(), ".cache", "comfyume-test"),
-		"compose/docker-compose",
-	)
+export const composeProgram = (): string => join(cache(), "compose/docker-compose")
+
+/** Where `npm test` puts the Docker Engine's programs (scripts/lib/test-parts.js). */
+export const dockerPrograms = (): string => join(cache(), "docker-26.1")
+
+/** Where `npm test` puts ComfyUI's frontend and the Python packages of its server's stand-in. */
+export const comfyuiPackages = (): string => join(cache(), "comfyui-1.37.11")
 
 function missingParts(): Partial<Record<Part, string>> {
 	return JSON.parse(process.env.COMFYUME_TEST_MISSING ?? "{}") as Partial<Record<Part, string>>

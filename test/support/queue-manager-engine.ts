@@ -25,6 +25,7 @@ export function submission(user: string, over: Partial<Submission> = {}): Submis
 		workflow: Buffer.from('{"1":{"class_type":"KSampler"}}'),
 		metadata: Buffer.from("{}"),
 		mostWaiting: 0,
+		mostOwn: 0,
 		idempotencyKey: undefined,
 		...over,
 	}
@@ -33,7 +34,7 @@ export function submission(user: string, over: Partial<Submission> = {}): Submis
 /** Submits and gives the id. @throws when the queue is full */
 export async function submitted(queue: Queue, user: string, over: Partial<Submission> = {}): Promise<string> {
 	const answer = await queue.submit(submission(user, over))
-	if (answer.state === "full") throw new Error("the queue is full")
+	if (answer.state === "full" || answer.state === "crowded") throw new Error(`the queue is ${answer.state}`)
 	return answer.found.record.id
 }
 

@@ -9,6 +9,8 @@ const source = fileURLToPath(new URL("../../src/queue-manager/main.ts", import.m
 export type TestQueueManager = {
 	/** As `http://127.0.0.1:40000`. */
 	url: string
+	/** Its WORKSHOP. */
+	workshop: string
 	/** What it logged. */
 	log(): string
 	/** Ends it without a goodbye. */
@@ -26,6 +28,7 @@ export async function startQueueManager(
 	environment: Readonly<Record<string, string>>,
 	{ waitForRedis = true, main = source } = {},
 ): Promise<TestQueueManager> {
+	const workshop = environment["WORKSHOP"] ?? randomUUID()
 	const child = spawn(process.execPath, [main], {
 		stdio: ["ignore", "pipe", "pipe"],
 		env: {
@@ -33,8 +36,8 @@ export async function startQueueManager(
 			HOST: "127.0.0.1",
 			PORT: "0",
 			AUTH_MODE: "open",
-			WORKSHOP: randomUUID(),
 			...environment,
+			WORKSHOP: workshop,
 		},
 	})
 	let log = ""
@@ -48,16 +51,17 @@ export async function startQueueManager(
 			if (child.exitCode !== null) throw new Error(`the queue manager ended:\n${log}`)
 			return /"url":"([^"]+)"/.exec(log)?.[1]
 		},
-		{ what: "the queue manager listens", deadlineMs: 15_000 },
+		{ what: "the queue manager listens", deadlineMs: 40_000 },
 	)
 	const ready = async () => {
 		const answer = await fetch(`${url}/health`)
 		return ((await answer.json()) as { redis_connected: boolean }).redis_connected
 	}
-	if (waitForRedis) await poll(ready, { what: "the queue manager reaches Redis", deadlineMs: 10_000 })
+	if (waitForRedis) await poll(ready, { what: "the queue manager reaches Redis", deadlineMs: 30_000 })
 
 	return {
 		url,
+		workshop,
 		log: () => log,
 		kill: async () => void (await end(child, "SIGKILL")),
 		terminate: () => end(child, "SIGTERM"),

@@ -53,7 +53,8 @@ export async function createShareWorld(
 	const looking = openFilePool({
 		name: "the share",
 		threads: 2,
-		deadlineMs: 1_500,
+		// Long enough for a busy machine, short enough to wait for where the mount hangs.
+		deadlineMs: 4_000,
 		threadFile,
 		threadData: control,
 	})

@@ -132,6 +132,20 @@ const repositorySchema = z.strictObject({
 
 const port = z.int().min(1).max(65_535)
 
+const imageName = text(
+	/^(?!latest$)[a-z0-9][a-z0-9._/:-]*[:@](?!latest$)[A-Za-z0-9._:-]+$/,
+	"is not an image with a tag or a digest",
+	"as in node:24-slim",
+)
+
+/** The extensions of ComfyUI's frontend that come with the image (templates/stack/frontend/custom_nodes). */
+export const frontendExtensions = [
+	"queue-redirect",
+	"default-workflow",
+	"status-banner",
+	"console-reports",
+] as const
+
 const stackSchema = z.strictObject({
 	directory: absolutePath
 		.default("/etc/comfyume/stack")
@@ -157,6 +171,9 @@ const stackSchema = z.strictObject({
 			models: absolutePath.default("/mnt/sfs/models"),
 			outputs: absolutePath.default("/mnt/scratch/outputs"),
 			inputs: absolutePath.default("/mnt/scratch/inputs"),
+			shareOutputs: absolutePath
+				.default("/mnt/sfs/outputs")
+				.describe("Where GPU workers write; the queue manager brings it from there to the users."),
 			workflows: absolutePath.default("/home/dev/comfyume-v1/data/workflows"),
 			certificates: absolutePath
 				.default("/etc/comfyume/certificates")
@@ -176,6 +193,48 @@ const stackSchema = z.strictObject({
 				.describe("user001's; only with nginx: host, on 127.0.0.1."),
 		})
 		.prefault({}),
+	certificates: z
+		.strictObject({
+			source: z
+				.enum(["mounted", "acme"])
+				.default("mounted")
+				.describe("mounted: bought and installed by hand; acme: issued and renewed by certbot."),
+			email: text(/^[^@\s]+@[^@\s]+\.[^@\s]+$/, "is not an address for mail", "as in ops@example.test")
+				.optional()
+				.describe("Where the authority writes to when a certificate is about to end."),
+			server: z
+				.url({ protocol: /^https$/ })
+				.default("https://acme-v02.api.letsencrypt.org/directory")
+				.describe("The ACME server's directory."),
+			directory: absolutePath.default("/etc/letsencrypt").describe("certbot's own: accounts and keys."),
+		})
+		.prefault({}),
+	images: z
+		.strictObject({
+			node: imageName.default("node:24-slim"),
+			python: imageName.default("python:3.12-slim-bookworm"),
+			nginx: imageName.default("nginx:1.28-alpine"),
+			redis: imageName.default("redis:7-alpine"),
+		})
+		.prefault({})
+		.describe("What the images that are built here begin with, and those that are taken as they are."),
+	monitoring: z
+		.strictObject({
+			address: tailscaleAddress.describe("Where its pages are seen: this machine's Tailscale address."),
+			retentionDays: z.int().min(1).max(400).default(15),
+			images: z
+				.strictObject({
+					prometheus: imageName.default("prom/prometheus:v3.5.0"),
+					grafana: imageName.default("grafana/grafana:12.1.1"),
+					loki: imageName.default("grafana/loki:3.5.3"),
+					promtail: imageName.default("grafana/promtail:3.5.3"),
+					cadvisor: imageName.default("gcr.io/cadvisor/cadvisor:v0.52.1"),
+					portainer: imageName.default("portainer/agent:2.33.1"),
+				})
+				.prefault({}),
+		})
+		.optional()
+		.describe("Prometheus, Grafana, Loki, cAdvisor and Portainer's agent, as a compose profile."),
 	network: text(
 		/^(10|172|192)\.(\d{1,2}|1\d\d|2[0-4]\d|25[0-5])\.(0|32|64|96|128|160|192|224)\.0\/19$/,
 		"is not a network of /19",
@@ -190,6 +249,17 @@ const stackSchema = z.strictObject({
 		.min(0)
 		.default(31_536_000)
 		.describe("0 while the certificate is self-signed: browsers then offer no way past it."),
+	extensions: z
+		.array(z.enum(frontendExtensions))
+		.default([...frontendExtensions])
+		.describe("What is on in every user's page; [] for ComfyUI as it is."),
+	defaultWorkflow: text(
+		/^[^/\\\0]{1,200}$/,
+		"is not a workflow's name",
+		"give the name of a file in paths.workflows, as in first-steps.json",
+	)
+		.optional()
+		.describe("What a user's first page begins with; the first of paths.workflows when it isn't given."),
 })
 
 const environmentSchema = z.strictObject({

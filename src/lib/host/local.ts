@@ -229,6 +229,9 @@ async function naming<T>(doing: string, work: Promise<T>): Promise<void> {
 	}
 }
 
+// Where to find what the operator uses: his keys, his Docker. Nothing else of his shell reaches a program.
+const handedOn = ["SSH_AUTH_SOCK", "DOCKER_HOST", "DOCKER_CONFIG"] as const
+
 // The programs' own words are parsed and shown: they must not change with the operator's language.
 function programEnvironment(
 	environment: Readonly<Record<string, string | undefined>>,
@@ -239,7 +242,12 @@ function programEnvironment(
 		HOME: environment.HOME ?? "/root",
 		LC_ALL: "C.UTF-8",
 		PATH: standInRoot === undefined ? path : [join(standInRoot, "usr/local/bin"), path].join(delimiter),
-		...(environment.SSH_AUTH_SOCK === undefined ? {} : { SSH_AUTH_SOCK: environment.SSH_AUTH_SOCK }),
+		...Object.fromEntries(
+			handedOn.flatMap((name) => {
+				const value = environment[name]
+				return value === undefined ? [] : [[name, value]]
+			}),
+		),
 		...(standInRoot === undefined ? {} : { COMFYUME_ROOT: standInRoot }),
 	}
 }

@@ -86,6 +86,54 @@ const modelPathsSchema = z.object({
 /** One thing that is wrong with an extra_model_paths.yaml. */
 export type ModelPathsFacts = z.infer<typeof modelPathsSchema>
 
+const containerSchema = z.object({
+	/** As in `comfy-user001`. */
+	container: z.string(),
+	/** Its name in the compose files; absent where it is no part of them. */
+	service: z.string().optional(),
+	/** It is one of the stack's. */
+	expected: z.boolean(),
+	/** Docker's word, `running`, `exited`, …; `missing` where there is no such container. */
+	state: z.string(),
+	/** Docker's word, `healthy`, `unhealthy`, `starting`; `none` where nothing is checked. */
+	health: z.string(),
+	/** From when it runs, or doesn't any more. */
+	since: z.iso.datetime().optional(),
+	/** How often Docker has started it again by itself. */
+	restarts: z.number(),
+	/** It runs the image that its name stands for now; absent where that can't be said. */
+	imageCurrent: z.boolean().optional(),
+	/** It was started from the files as they are now. */
+	configurationCurrent: z.boolean().optional(),
+	/** False makes the run end with 3. */
+	right: z.boolean(),
+	because: z.string(),
+})
+
+/** What is to be said of one container. */
+export type ContainerFacts = z.infer<typeof containerSchema>
+
+const logLineSchema = z.object({
+	container: z.string(),
+	/** When the container said it, as Docker noted it. */
+	saidAt: z.string().optional(),
+	text: z.string(),
+})
+
+/** A line of a container's log. */
+export type LogLine = z.infer<typeof logLineSchema>
+
+const changeSchema = z.object({
+	/** `new`, `changed`, `mode` of a file; `new password`, `new secret`, `removed`, `directory`. */
+	change: z.string(),
+	name: z.string(),
+	/** Its lines, those with `+` new and those with `-` gone; never of what is secret. */
+	diff: z.array(z.string()).optional(),
+})
+
+/** One thing that a step changes. */
+export type ChangeFacts = z.infer<typeof changeSchema>
+
 const outcomeSchema = z.enum(["satisfied", "applied", "planned", "failed", "blocked", "aborted"])
 
 /** How a step ended. `planned` is what a dry run says of a step that it would apply. */
@@ -99,7 +147,8 @@ const bodySchema = z.discriminatedUnion("event", [
 		host: z.string(),
 		place: z.string(),
 		dryRun: z.boolean(),
-		steps: z.array(z.object({ id: z.string(), title: z.string() })),
+		/** Steps of different lanes run side by side: their events come in any order. */
+		steps: z.array(z.object({ id: z.string(), title: z.string(), lane: z.string().optional() })),
 	}),
 	z.object({ event: z.literal("checking"), step: z.string() }),
 	z.object({ event: z.literal("checked"), step: z.string(), finding: findingSchema }),
@@ -120,6 +169,9 @@ const bodySchema = z.discriminatedUnion("event", [
 	modelSchema.extend({ event: z.literal("model"), step: z.string().optional() }),
 	workflowSchema.extend({ event: z.literal("workflow"), step: z.string().optional() }),
 	modelPathsSchema.extend({ event: z.literal("model-paths"), step: z.string().optional() }),
+	containerSchema.extend({ event: z.literal("container"), step: z.string().optional() }),
+	changeSchema.extend({ event: z.literal("change"), step: z.string().optional() }),
+	logLineSchema.extend({ event: z.literal("log"), step: z.string().optional() }),
 	z.object({
 		event: z.literal("step"),
 		step: z.string(),

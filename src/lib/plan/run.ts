@@ -1,6 +1,7 @@
 // The runner: check, apply, check again. It alone decides what a step's outcome is.
 import { type ExitCode, exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { type EventBody, eventsVersion, type Outcome, type Reporter } from "./events.ts"
+import { inLanes } from "./lanes.ts"
 import type { Finding, Plan, Report, Step, SummaryRow } from "./step.ts"
 
 export type RunOptions = {
@@ -23,7 +24,7 @@ export type RunResult = {
 type StepResult = { outcome: Outcome; because: string; hint?: string; exitCode?: ExitCode }
 
 /**
- * Runs a plan from its first step to its last. A satisfied step isn't applied; an applied one is checked again, and
+ * Runs a plan from its first step to its last, lanes side by side. A satisfied step isn't applied; an applied one is checked again, and
  * anything but *satisfied* is a failure, whatever the tools said. A failed step blocks those that require it and no
  * others. Doesn't throw for a step's failure: the exit code tells. `unknown` before `apply` is applied (the second
  * check decides); in a dry run it counts as a failure, since nothing may be claimed about it.
@@ -47,12 +48,12 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 		host: plan.host,
 		place: plan.place,
 		dryRun,
-		steps: plan.steps.map(({ id, title }) => ({ id, title })),
+		steps: plan.steps.map(({ id, title, lane }) => ({ id, title, ...(lane === undefined ? {} : { lane }) })),
 	})
 
 	const results = new Map<string, StepResult>()
 	let warned = false
-	for (const step of plan.steps) {
+	await inLanes(plan.steps, async (step) => {
 		const stepStartedAt = now().getTime()
 		const report: Report = {
 			progress: (progress) => emit({ event: "progress", step: step.id, ...progress }),
@@ -64,6 +65,9 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 			model: (facts) => emit({ event: "model", step: step.id, ...facts }),
 			workflow: (facts) => emit({ event: "workflow", step: step.id, ...facts }),
 			modelPaths: (facts) => emit({ event: "model-paths", step: step.id, ...facts }),
+			container: (facts) => emit({ event: "container", step: step.id, ...facts }),
+			change: (facts) => emit({ event: "change", step: step.id, ...facts }),
+			log: (line) => emit({ event: "log", step: step.id, ...line }),
 		}
 		const result = signal.aborted
 			? { outcome: "aborted" as const, because: "the run was stopped before this step" }
@@ -81,7 +85,7 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 			...(result.hint === undefined ? {} : { hint: result.hint }),
 			durationMs: now().getTime() - stepStartedAt,
 		})
-	}
+	})
 
 	const ofSteps = exitCodeOf([...results.values()], { warned, signal })
 	const closing = closingOf(plan, { exitCode: ofSteps, dryRun })
@@ -102,7 +106,12 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 	})
 	return {
 		exitCode,
-		outcomes: new Map([...results].map(([id, { outcome }]) => [id, outcome])),
+		outcomes: new Map(
+			plan.steps.flatMap(({ id }) => {
+				const result = results.get(id)
+				return result === undefined ? [] : [[id, result.outcome] as const]
+			}),
+		),
 	}
 }
 
@@ -120,7 +129,7 @@ async function runStep(
 ): Promise<StepResult> {
 	try {
 		const before = await checkStep(step, report, run.emit)
-		const later = run.dryRun ? run.plannedBefore : []
+		const later = run.dryRun && step.lasting !== true ? run.plannedBefore : []
 		if (before.state === "satisfied" && later.length > 0)
 			return { outcome: "planned", because: `${before.because}; comes again after ${later.join(", ")}` }
 		if (before.state === "satisfied") return { outcome: "satisfied", because: before.because }

@@ -1,5 +1,12 @@
 // The one idea: a command is a Plan, an ordered list of Steps that read the world, change it, and read it again.
-import type { ModelFacts, ModelPathsFacts, WorkflowFacts } from "./events.ts"
+import type {
+	ChangeFacts,
+	ContainerFacts,
+	LogLine,
+	ModelFacts,
+	ModelPathsFacts,
+	WorkflowFacts,
+} from "./events.ts"
 
 /** What a check found out, and why it says so. The reason is shown to the operator as it stands. */
 export type Finding =
@@ -28,6 +35,12 @@ export type Report = {
 	workflow(facts: WorkflowFacts): void
 	/** What is wrong with a file that tells ComfyUI where models lie. */
 	modelPaths(facts: ModelPathsFacts): void
+	/** What was found out of one container of the stack. */
+	container(facts: ContainerFacts): void
+	/** What is to be changed, or was. */
+	change(facts: ChangeFacts): void
+	/** A line of a container's log. */
+	log(line: LogLine): void
 }
 
 export type Step = {
@@ -36,6 +49,10 @@ export type Step = {
 	title: string
 	/** Steps that must be satisfied before this one is touched. A step without them goes on when others failed. */
 	requires?: readonly string[]
+	/** Steps of different lanes run side by side (lanes.ts). Without one, a step waits for all before it. */
+	lane?: string
+	/** What it finds satisfied stays so when those that it requires are applied: a dry run counts on that. */
+	lasting?: boolean
 	/** Only reads. Throws only for what makes the answer impossible (unreachable, refused credentials). */
 	check(report: Report): Promise<Finding>
 	/** Changes the world. Its success is judged by the next check, never by its return. */

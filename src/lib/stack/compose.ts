@@ -7,7 +7,13 @@ import { files, type Limits, type Mount, type Network, type Stack, type User } f
 /** A variable of the env file. Compose refuses to start without it. */
 type Variable = { variable: string }
 
-type Value = string | number | boolean | Variable | readonly Value[] | { readonly [key: string]: Value }
+export type Value =
+	| string
+	| number
+	| boolean
+	| Variable
+	| readonly Value[]
+	| { readonly [key: string]: Value }
 
 export const generatedMark = "# Written by comfyume generate-users; changes here are lost."
 
@@ -17,7 +23,10 @@ export function renderCompose(stack: Stack): string {
 	const names = { redis: services.redis.container, manager: services.queueManager.container }
 	return text({
 		name: "comfyume",
-		include: [{ path: files.composeUsers }],
+		include: [
+			{ path: files.composeUsers },
+			...(stack.configuration.monitoring === undefined ? [] : [{ path: files.composeMonitoring }]),
+		],
 		services: {
 			redis: {
 				...common(names.redis, images.redis, limits.redis),
@@ -56,11 +65,15 @@ export function renderCompose(stack: Stack): string {
 					TOKEN_GENERATION: String(tokenGeneration),
 					CORS_ORIGINS: `https://${stack.domain}`,
 					INFERENCE_MODE: stack.configuration.inferenceMode,
+					OUTPUTS_PATH: "/outputs",
+					INPUTS_PATH: "/inputs",
+					SFS_OUTPUT_DIR: shareOutputs,
 					...Object.fromEntries(passedToQueueManager.map((name) => [name, { variable: name }])),
 				},
 				volumes: [
 					bind({ from: stack.configuration.paths.outputs, to: "/outputs", writable: true }),
 					bind({ from: stack.configuration.paths.inputs, to: "/inputs", writable: true }),
+					bind({ from: stack.configuration.paths.shareOutputs, to: shareOutputs, writable: true }),
 				],
 				networks: ["data", "control", ...users.map(({ network }) => network)],
 				ports: published(stack, services.queueManager),
@@ -119,6 +132,9 @@ export function renderComposeUsers(stack: Stack): string {
 	})
 }
 
+/** Where the queue manager has what workers write. */
+const shareOutputs = "/mnt/sfs/outputs"
+
 /** Tokens of an older generation are refused by the queue manager. */
 export const tokenGeneration = 1
 
@@ -128,8 +144,10 @@ export const workerName = "worker-1"
 /** Of the env file, handed to the queue manager as they are; empty where they don't apply. */
 export const passedToQueueManager = [
 	"QUEUE_MODE",
+	"ENABLE_PRIORITY",
 	"JOB_TIMEOUT",
 	"MAX_QUEUE_DEPTH",
+	"MAX_USER_DEPTH",
 	"SERVERLESS_ACTIVE",
 	"SERVERLESS_ENDPOINT",
 	"SERVERLESS_ENDPOINT_H200_SPOT",
@@ -137,6 +155,12 @@ export const passedToQueueManager = [
 	"SERVERLESS_ENDPOINT_B300_SPOT",
 	"SERVERLESS_ENDPOINT_B300_ON_DEMAND",
 	"SERVERLESS_API_KEY",
+	"SERVERLESS_TRANSPORT",
+	"SERVERLESS_SLOTS",
+	"WORKER_HEARTBEAT_TIMEOUT",
+	"SFS_POLL_INTERVAL",
+	"SFS_MAX_WAIT",
+	"SFS_SETTLE_TIME",
 ] as const
 
 function frontend(stack: Stack, user: User): Value {
@@ -152,6 +176,8 @@ function frontend(stack: Stack, user: User): Value {
 			QUEUE_MANAGER_URL: `http://${services.queueManager.container}:${services.queueManager.port}`,
 			QUEUE_MANAGER_TOKEN: { variable: user.tokenVariable },
 			INFERENCE_MODE: configuration.inferenceMode,
+			COMFYUME_EXTENSIONS: configuration.extensions.join(",") || "none",
+			COMFYUME_DEFAULT_WORKFLOW: configuration.defaultWorkflow ?? "",
 		},
 		volumes: user.mounts.map(bind),
 		networks: [user.network],
@@ -192,7 +218,11 @@ function worker(stack: Stack): { [key: string]: Value } {
 			...common("comfy-worker", images.worker, limits.worker),
 			pull_policy: "never",
 			profiles: ["gpu"],
+			user: "1000:1000",
 			read_only: false,
+			deploy: {
+				resources: { reservations: { devices: [{ driver: "nvidia", count: "all", capabilities: ["gpu"] }] } },
+			},
 			command: [
 				"python3",
 				"/workspace/ComfyUI/main.py",
@@ -207,7 +237,7 @@ function worker(stack: Stack): { [key: string]: Value } {
 			],
 			volumes: [
 				bind({ from: configuration.paths.models, to: "/models", writable: false }),
-				bind({ from: configuration.paths.outputs, to: "/outputs", writable: true }),
+				bind({ from: configuration.paths.shareOutputs, to: "/outputs", writable: true }),
 				bind({
 					from: inDirectory(stack, files.modelPaths),
 					to: "/etc/comfyume/extra_model_paths.yaml",
@@ -232,7 +262,7 @@ function worker(stack: Stack): { [key: string]: Value } {
 				OUTPUTS_PATH: "/outputs",
 			},
 			volumes: [
-				bind({ from: configuration.paths.outputs, to: "/outputs", writable: true }),
+				bind({ from: configuration.paths.shareOutputs, to: "/outputs", writable: true }),
 				{ type: "volume", source: "worker-agent-state", target: "/var/lib/comfyume-worker-agent" },
 			],
 			networks: ["control"],
@@ -242,7 +272,7 @@ function worker(stack: Stack): { [key: string]: Value } {
 	}
 }
 
-function common(container: string, image: string, { memoryMegabytes, cpus }: Limits) {
+export function common(container: string, image: string, { memoryMegabytes, cpus }: Limits) {
 	return {
 		container_name: container,
 		image,
@@ -254,12 +284,16 @@ function common(container: string, image: string, { memoryMegabytes, cpus }: Lim
 		mem_limit: `${memoryMegabytes}m`,
 		cpus,
 		pids_limit: 1024,
-		logging: { driver: "json-file", options: { "max-size": "10m", "max-file": "3" } },
+		// The tag is how a line's container is known to who collects the files.
+		logging: {
+			driver: "json-file",
+			options: { "max-size": "10m", "max-file": "3", tag: "{{.Name}}" },
+		},
 	} satisfies Value
 }
 
 // The source must be there: Docker would make a directory where a file is missing.
-const bind = ({ from, to, writable }: Mount): Value => ({
+export const bind = ({ from, to, writable }: Mount): Value => ({
 	type: "bind",
 	source: from,
 	target: to,
@@ -268,7 +302,7 @@ const bind = ({ from, to, writable }: Mount): Value => ({
 })
 
 // 127.0.0.1 and not localhost, which may be ::1 where nobody listens.
-const health = (test: readonly string[]): Value => ({
+export const health = (test: readonly string[]): Value => ({
 	test: ["CMD", ...test],
 	interval: "30s",
 	timeout: "10s",
@@ -289,10 +323,10 @@ const onLoopback = ({ port, hostPort }: { port: number; hostPort: number }): Val
 ]
 const published = ({ publishedOn }: Stack, { port, hostPort }: { port: number; hostPort: number }): Value =>
 	publishedOn.map((address) => `${address}:${hostPort}:${port}`)
-const inDirectory = ({ configuration }: Stack, file: string) => `${configuration.directory}/${file}`
+export const inDirectory = ({ configuration }: Stack, file: string) => `${configuration.directory}/${file}`
 
 // Version 1.1, as elsewhere: readers that still take it so would read `yes` and `22:22` as something else.
-const text = (value: Value) =>
+export const text = (value: Value) =>
 	`${generatedMark}\n${stringify(forCompose(value), { version: "1.1", lineWidth: 0, aliasDuplicateObjects: false })}`
 
 const isVariable = (value: object): value is Variable =>
@@ -311,5 +345,5 @@ function forCompose(value: Value): unknown {
 	return Object.fromEntries(entries.map(([key, inside]) => [key, forCompose(inside as Value)]))
 }
 
-const optional: ReadonlySet<string> = new Set(passedToQueueManager)
+const optional: ReadonlySet<string> = new Set([...passedToQueueManager, "VERDA_EDGE_ID", "VERDA_EDGE_KEY"])
 const required = (name: string) => `\${${name}:?is not in .env; comfyume env render writes it}`

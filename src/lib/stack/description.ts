@@ -1,5 +1,6 @@
 // What the running workshop consists of: one description, from which compose files, nginx configuration, env file and
 // directories are rendered. A name, port or path stands here once.
+import { dirname } from "node:path"
 import type { Environment, StackConfiguration } from "../config/environment.ts"
 import { stackOf } from "../config/environment.ts"
 import { type Roster, userId } from "./roster.ts"
@@ -78,15 +79,25 @@ export const files = {
 	htpasswd: "auth/htpasswd",
 	nginx: "nginx/nginx.conf",
 	nginxSite: "nginx/comfyume.conf",
+	/** For the host's own nginx. Beside the container's, so that a change from one to the other can be taken back. */
+	nginxHostSite: "nginx/host.conf",
 	proxySecret: "nginx/proxy-secret.conf",
 	health: "nginx/html/health.html",
 	redis: "redis/redis.conf",
 	modelPaths: "frontend/extra_model_paths.yaml",
+	serverlessModelPaths: "serverless/extra_model_paths.yaml",
 	directories: "directories.txt",
+	composeMonitoring: "compose.monitoring.yaml",
 } as const
 
 /** The secrets that are made here, by their names in the env file. */
-export const secretNames = ["REDIS_PASSWORD", "AUTH_COOKIE_SECRET", "PROXY_SECRET", "TOKEN_KEY"] as const
+export const secretNames = [
+	"REDIS_PASSWORD",
+	"AUTH_COOKIE_SECRET",
+	"PROXY_SECRET",
+	"TOKEN_KEY",
+	"GRAFANA_ADMIN_PASSWORD",
+] as const
 
 const batchSize = 5
 const comfyUiVersion = "v0.11.0"
@@ -118,8 +129,8 @@ export function describeStack(environment: Environment, roster: Roster): Stack {
 			workerAgent: { memoryMegabytes: 512, cpus: 1 },
 		},
 		images: {
-			nginx: "nginx:1.28-alpine",
-			redis: "redis:7-alpine",
+			nginx: configuration.images.nginx,
+			redis: configuration.images.redis,
 			queueManager: "comfyume-queue-manager:local",
 			admin: "comfyume-admin:local",
 			authGate: "comfyume-auth-gate:local",
@@ -164,7 +175,8 @@ function describeUser(
 			{ from: `${paths.inputs}/${id}`, to: "/inputs", writable: true },
 			{ from: paths.workflows, to: "/workflows", writable: false },
 			{ from: `${paths.models}/shared`, to: "/models/shared", writable: false },
-			{ from: `${paths.models}/users/${id}`, to: "/models/user", writable: true },
+			{ from: `${paths.models}/${byType}`, to: `/models/${byType}`, writable: false },
+			{ from: `${paths.models}/users/${id}`, to: `/models/users/${id}`, writable: true },
 			{ from: `${directory}/user_data/${id}`, to: "/comfyui/user", writable: true },
 			{
 				from: `${directory}/user_data/${id}/comfyui/custom_nodes`,
@@ -184,8 +196,37 @@ function subnetOf(network: string, number: number): string {
 	return `${a}.${b}.${c + Math.floor(offset / 256)}.${offset % 256}/28`
 }
 
+/**
+ * ComfyUI's own folder types, as far as there are directories for them: a key of another name hides what lies in its
+ * directory.
+ */
+export const modelTypes = [
+	"checkpoints",
+	"clip_vision",
+	"controlnet",
+	"diffusion_models",
+	"embeddings",
+	"latent_upscale_models",
+	"loras",
+	"style_models",
+	"text_encoders",
+	"upscale_models",
+	"vae",
+] as const
+
+/**
+ * Below the models: a directory per type that holds a link per user. ComfyUI names a model by its path below the type's
+ * directory, and so `user003/mine.safetensors` is that one file in the user's own frontend and on every worker. In a
+ * frontend the links of all other users lead nowhere.
+ */
+export const byType = "users/by-type"
+
 export type UserDirectory = {
 	path: string
+	/** Permission bits; 0755 without them. */
+	mode?: number
+	/** Root's: nobody in a container may change what lies in it. */
+	isOurs?: boolean
 	/** Must be there already: a mount point that is empty because nothing is mounted must not be filled. */
 	base: string
 	/** The user's own: from here on down the user's code may have put anything, links too. */
@@ -195,22 +236,49 @@ export type UserDirectory = {
 /** ComfyUI's own user in the containers. */
 export const containerUserId = 1000
 
-/** Every directory that a user's container needs, parents first. */
+/** Every directory that the containers need, parents first. */
 export function directoriesOf({ users, configuration }: Stack): UserDirectory[] {
 	const { directory, paths } = configuration
-	return users.flatMap(({ id }) => {
-		const own = `${directory}/user_data/${id}`
-		const tops = [
-			{ base: directory, top: own },
-			{ base: paths.outputs, top: `${paths.outputs}/${id}` },
-			{ base: paths.inputs, top: `${paths.inputs}/${id}` },
-			{ base: paths.models, top: `${paths.models}/users/${id}` },
-		].map((place) => ({ ...place, path: place.top }))
-		const inner = ["default/workflows", "comfyui/custom_nodes"].map((name) => ({
-			base: directory,
-			top: own,
-			path: `${own}/${name}`,
-		}))
-		return [...tops, ...inner]
+	const ours = modelTypes.map((type) => {
+		const path = `${paths.models}/${byType}/${type}`
+		return { base: paths.models, top: path, path, isOurs: true }
 	})
+	return [shareOutputs(paths), ...ours, ...users.flatMap(({ id }) => directoriesOfUser(directory, paths, id))]
+}
+
+function directoriesOfUser(
+	directory: string,
+	paths: StackConfiguration["paths"],
+	id: string,
+): UserDirectory[] {
+	const own = `${directory}/user_data/${id}`
+	const models = `${paths.models}/users/${id}`
+	const inner = (base: string, top: string, names: readonly string[]) =>
+		["", ...names.map((name) => `/${name}`)].map((name) => ({ base, top, path: top + name }))
+	return [
+		...inner(directory, own, ["default/workflows", "comfyui/custom_nodes"]),
+		...inner(paths.outputs, `${paths.outputs}/${id}`, []),
+		...inner(paths.inputs, `${paths.inputs}/${id}`, []),
+		...inner(paths.models, models, modelTypes),
+	]
+}
+
+// Workers on rented GPUs write here under whatever user their share gives them. Where it lies on the same share as the
+// models, these tell whether the share is mounted.
+function shareOutputs({ shareOutputs: path, models }: StackConfiguration["paths"]): UserDirectory {
+	const base = dirname(path) === dirname(models) ? models : dirname(path)
+	return { path, base, top: path, mode: 0o1777 }
+}
+
+export type UserLink = { path: string; target: string; base: string }
+
+/** The links by which ComfyUI finds users' own models, each relative: right wherever the share is mounted. */
+export function linksOf({ users, configuration: { paths } }: Stack): UserLink[] {
+	return users.flatMap(({ id }) =>
+		modelTypes.map((type) => ({
+			path: `${paths.models}/${byType}/${type}/${id}`,
+			target: `../../${id}/${type}`,
+			base: paths.models,
+		})),
+	)
 }

@@ -8,7 +8,13 @@ import { containersOf, type Stack, secretNames } from "./description.ts"
 import { envVariables, renamedVariables } from "./env-variables.ts"
 
 // An older Redis password may be shorter than those that are made here.
-const leastLength = { REDIS_PASSWORD: 20, AUTH_COOKIE_SECRET: 32, PROXY_SECRET: 32, TOKEN_KEY: 32 } as const
+const leastLength = {
+	REDIS_PASSWORD: 20,
+	AUTH_COOKIE_SECRET: 32,
+	PROXY_SECRET: 32,
+	TOKEN_KEY: 32,
+	GRAFANA_ADMIN_PASSWORD: 20,
+} as const
 
 export type RenderedEnvironment = {
 	text: string
@@ -109,6 +115,7 @@ function following(stack: Stack): [string, string][] {
 		["OUTPUTS_PATH", paths.outputs],
 		["INPUTS_PATH", paths.inputs],
 		["WORKFLOWS_PATH", paths.workflows],
+		["SFS_OUTPUT_DIR", paths.shareOutputs],
 		["INFERENCE_MODE", configuration.inferenceMode],
 	]
 }

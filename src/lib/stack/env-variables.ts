@@ -89,6 +89,11 @@ const table = {
 	ENABLE_PRIORITY: { group: "queue", meaning: "whether jobs may have priorities", pattern: flag },
 	JOB_TIMEOUT: { group: "queue", meaning: "seconds a job may take", pattern: whole },
 	MAX_QUEUE_DEPTH: { group: "queue", meaning: "how many jobs may wait; 0: any number", pattern: whole },
+	MAX_USER_DEPTH: {
+		group: "queue",
+		meaning: "how many of one user may wait; 0: any number; unset: half of all",
+		pattern: whole,
+	},
 
 	REDIS_HOST: {
 		group: "redis",
@@ -144,6 +149,12 @@ const table = {
 		...secretOf("inference", "the inference key; not the cloud API's secret"),
 		needed: ["serverless"],
 	},
+	SERVERLESS_TRANSPORT: {
+		group: "inference",
+		meaning: "share: vanilla ComfyUI; held: an agent that answers when the job is done",
+		pattern: oneOf("share", "held"),
+	},
+	SERVERLESS_SLOTS: { group: "inference", meaning: "jobs that an endpoint may have at once", pattern: whole },
 
 	SFS_DELIVERY_ENABLED: {
 		group: "delivery",
@@ -178,6 +189,7 @@ const table = {
 	VERDA_TAILSCALE_IP: cloud("the server's address in the tailnet"),
 	MELLO_TAILSCALE_IP: cloud("the development machine's address in the tailnet"),
 	VERDA_MODELS_SFS_PSEUDOPATH: cloud("the share's path; it changes, and is read from the API"),
+	GRAFANA_ADMIN_PASSWORD: secretOf("monitoring", "Grafana's admin; counts at its first start"),
 	VERDA_EDGE_ID: cloud("Portainer's edge agent"),
 	VERDA_EDGE_KEY: secretOf("cloud", "Portainer's edge key"),
 	VERDA_PORTAINER_CONNECTION_MODE: cloud("how the edge agent connects"),

@@ -2,7 +2,8 @@
 // that nobody has.
 import type { Secret } from "../secret.ts"
 import { renderCompose, renderComposeUsers } from "./compose.ts"
-import { directoriesOf, files, type Stack } from "./description.ts"
+import { byType, directoriesOf, files, modelTypes, type Stack } from "./description.ts"
+import { renderMonitoring } from "./monitoring.ts"
 import {
 	nginxPlaces,
 	renderHealthPage,
@@ -38,10 +39,13 @@ export function renderFiles(stack: Stack, texts: SecretTexts): StackFile[] {
 		secret(files.htpasswd, texts.htpasswd),
 		secret(files.proxySecret, renderProxySecret(texts.proxySecret.reveal())),
 		...(stack.hasNginx ? [open(files.nginx, renderNginxMain(places))] : []),
-		open(files.nginxSite, renderNginxSite(stack, places)),
+		open(stack.hasNginx ? files.nginxSite : files.nginxHostSite, renderNginxSite(stack, places)),
 		open(files.health, renderHealthPage(stack)),
 		open(files.redis, renderRedis(stack)),
-		open(files.modelPaths, renderModelPaths()),
+		open(files.modelPaths, renderModelPaths("/models")),
+		// For rented GPUs, which have the share where it is here: to be copied onto it.
+		open(files.serverlessModelPaths, renderModelPaths(stack.configuration.paths.models)),
+		...renderMonitoring(stack).map(({ path, text }) => open(path, text)),
 		open(files.composeUsers, renderComposeUsers(stack)),
 		open(files.compose, renderCompose(stack)),
 		open(files.directories, renderDirectories(stack)),
@@ -64,26 +68,15 @@ maxmemory-policy noeviction
 `
 }
 
-// ComfyUI's own folder types: a key of another name hides what lies in its directory.
-const folderTypes = [
-	"checkpoints",
-	"clip_vision",
-	"controlnet",
-	"diffusion_models",
-	"embeddings",
-	"latent_upscale_models",
-	"loras",
-	"style_models",
-	"text_encoders",
-	"upscale_models",
-	"vae",
-]
-
-function renderModelPaths(): string {
+/** @param models where the containers have the directory of models */
+function renderModelPaths(models: string): string {
 	const block = (name: string, path: string) =>
-		`${name}:\n  base_path: ${path}\n${folderTypes.map((type) => `  ${type}: ${type}\n`).join("")}`
-	return generated + block("shared", "/models/shared") + block("user", "/models/user")
+		`${name}:\n  base_path: ${quote(path)}\n${modelTypes.map((type) => `  ${type}: ${type}\n`).join("")}`
+	return generated + block("shared", `${models}/shared`) + block("users", `${models}/${byType}`)
 }
+
+// Plain where it can be; JSON's strings are YAML's.
+const quote = (path: string) => (/^[\w/.-]+$/.test(path) ? path : JSON.stringify(path))
 
 const renderDirectories = (stack: Stack) =>
 	generated +

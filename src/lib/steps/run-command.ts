@@ -51,16 +51,25 @@ export type PlanCommand = {
 	needsTwin?: boolean
 	/** Nothing is ever applied: no lock is taken, and the host and the stores are opened so that a write throws. */
 	checksOnly?: boolean
-	/** The work is about models alone: the places of snapshots are not opened. */
+	/** The places of snapshots are not opened: the work is about models alone, or about the stack. */
 	modelsOnly?: boolean
+	/** It must go on whatever else runs: an emergency can't wait for the lock. */
+	withoutLock?: boolean
 	/** Files that the operator named on his own machine, for a host elsewhere. At most 4 MiB in all. */
 	files?: () => Promise<Record<string, string>>
+	/** Called when the host is elsewhere; throws for options that only work here. */
+	elsewhere?: () => void
 	/** The environment that is only changed after its name was typed. */
 	confirms?: string
 	/** `files` as this run has them: sent by a client, or read here. */
 	plan: (
 		context: StepContext,
-		facts: { twin: Twin; files: Readonly<Record<string, string>> },
+		facts: {
+			twin: Twin
+			files: Readonly<Record<string, string>>
+			/** From now on none of these is shown, whoever says them. */
+			hide: (secrets: Iterable<Secret>) => void
+		},
 	) => Promise<Plan>
 }
 
@@ -97,7 +106,8 @@ export async function runCommand(run: CommandRun, spec: PlanCommand): Promise<vo
 	try {
 		const target = await chooseTarget(surroundings, opening)
 		secrets.push(...target.secrets.all())
-		finish(await runTarget(surroundings, spec, { target, opening, reporter }))
+		const hide = (more: Iterable<Secret>) => void secrets.push(...more)
+		finish(await runTarget(surroundings, spec, { target, opening, reporter, hide }))
 	} catch (error) {
 		if (!asEvents) throw withoutSecrets(error, secrets)
 		// Whoever reads events gets the reason as one: on the other side of a connection there is no stderr to read.
@@ -110,9 +120,16 @@ export async function runCommand(run: CommandRun, spec: PlanCommand): Promise<vo
 async function runTarget(
 	surroundings: Surroundings,
 	spec: PlanCommand,
-	{ target, opening, reporter }: { target: Target; opening: OpenOptions; reporter: Reporter },
+	run: {
+		target: Target
+		opening: OpenOptions
+		reporter: Reporter
+		hide: (secrets: Iterable<Secret>) => void
+	},
 ): Promise<ExitCode> {
+	const { target, opening, reporter, hide } = run
 	const { environment } = target
+	if (!target.here) spec.elsewhere?.()
 	if (
 		spec.confirms === environment.name &&
 		!opening.dryRun &&
@@ -141,13 +158,14 @@ async function runTarget(
 	}
 	const writes = !opening.dryRun && !checksOnly
 	await using opened = await openHere(surroundings, target, { ...opening, dryRun: !writes })
-	await using _lock = writes
+	const alone = writes && spec.withoutLock !== true
+	await using _lock = alone
 		? await lockHost(opened.context.host, { name: "comfyume", purpose: spec.command })
 		: undefined
-	if (writes) await clearWork(opened.context.host)
+	if (alone) await clearWork(opened.context.host)
 	for (const { name, trouble } of opened.context.sources)
 		if (trouble !== undefined) note(reporter, surroundings, `${name} can't be used: ${trouble.message}`)
-	const plan = await spec.plan(opened.context, { twin, files })
+	const plan = await spec.plan(opened.context, { twin, files, hide })
 	const { exitCode } = await runPlan(plan, {
 		dryRun: opening.dryRun,
 		checksOnly,

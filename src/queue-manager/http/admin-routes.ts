@@ -80,6 +80,7 @@ export function adminRoutes(app: App, service: Service): void {
 	app.put("/banner", { config, schema: { body: shape.bannerBody, tags } }, async (request) => {
 		const banner = parseBody(shape.bannerBody, request.body)
 		await configure({ banner: JSON.stringify(banner) })
+		await queue.announce("banner", JSON.stringify(banner), service.now())
 		return banner
 	})
 }

@@ -113,7 +113,12 @@ function kindOf(classTypes: ReadonlyMap<string, number>): string {
 }
 
 /** What a worker hands in: the result as it came, and whether it speaks of a failure. */
-export type CompleteBody = { result: Buffer; failure: string | undefined }
+export type CompleteBody = {
+	result: Buffer
+	/** Where its members stand. */
+	members: ReadonlyMap<string, Span>
+	failure: string | undefined
+}
 
 // Members of the bare form: with one of them on the outside, a `result` beside it is a part of the result.
 const bareMembers = ["prompt_id", "outputs", "execution_time", "output_path", "timestamp"]
@@ -140,5 +145,37 @@ export async function readComplete(body: unknown): Promise<CompleteBody> {
 	const isFailure = says || (typeof status === "string" && failedStatuses.includes(status.toLowerCase()))
 	const why = says ? broken : (text("error") ?? `the worker reports status ${String(status)}`)
 	const failure = typeof why === "string" ? why : JSON.stringify(why)
-	return { result, failure: isFailure ? failure.slice(0, 10_000) : undefined }
+	return { result, members, failure: isFailure ? failure.slice(0, 10_000) : undefined }
+}
+
+/** Some members of a result, as a JSON text of their own. */
+export function pickMembers(
+	{ result, members }: Omit<CompleteBody, "failure">,
+	names: readonly string[],
+): Buffer {
+	return textOf(
+		[...members].flatMap(([name, span]) =>
+			names.includes(name) ? [[name, result.subarray(span.start, span.end)] as const] : [],
+		),
+	)
+}
+
+/** The result with some members put in or replaced; the others stay as they came, byte for byte. */
+export function withMembers(
+	{ result, members }: Omit<CompleteBody, "failure">,
+	changed: Readonly<Record<string, unknown>>,
+): Buffer {
+	const kept = [...members].filter(([name]) => !Object.hasOwn(changed, name))
+	return textOf([
+		...kept.map(([name, span]) => [name, result.subarray(span.start, span.end)] as const),
+		...Object.entries(changed).map(([name, value]) => [name, Buffer.from(JSON.stringify(value))] as const),
+	])
+}
+
+function textOf(members: readonly (readonly [string, Buffer])[]): Buffer {
+	const parts = members.flatMap(([name, value], index) => [
+		Buffer.from(`${index === 0 ? "" : ","}${JSON.stringify(name)}:`),
+		value,
+	])
+	return Buffer.concat([Buffer.from("{"), ...parts, Buffer.from("}")])
 }

@@ -15,8 +15,9 @@ const lookAgainMs = 5000
 export async function heldUntilDone(service: Service, first: Found, client: Socket): Promise<Found> {
 	const { queue, hub, closing } = service
 	const id = first.record.id
-	const status = await service.status()
-	const maxWaitMs = Number(status.config.get("max_wait") ?? 600) * 1000
+	// The job is accepted: that Redis goes away now is no reason to say anything else.
+	const status = await service.status().catch(() => undefined)
+	const maxWaitMs = Number(status?.config.get("max_wait") ?? 600) * 1000
 	const deadline = service.now() + Math.min(maxWaitMs, longestMs)
 	for (let found = first; ; ) {
 		const isOver = service.now() >= deadline || closing.aborted || client.destroyed

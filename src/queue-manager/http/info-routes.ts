@@ -85,7 +85,21 @@ export function infoRoutes(app: App, service: Service): void {
 			}
 			const { level, message, context = {} } = parseBody(shape.clientLogBody, request.body)
 			request.log[level]({ client: who, context }, message)
+			const at = new Date(service.now()).toISOString()
+			await queue.keepReport(JSON.stringify({ at, client: who, level, message, context }))
 			return reply.code(204).send(null)
+		},
+	)
+
+	app.get(
+		"/client-log",
+		{
+			config: { access: "admin" },
+			schema: { querystring: shape.listQuery.pick({ limit: true }), tags: ["admin"] },
+		},
+		async (request, reply) => {
+			const reports = await queue.reports(request.query.limit)
+			return reply.type("application/json; charset=utf-8").send(`[${reports.join(",")}]`)
 		},
 	)
 }

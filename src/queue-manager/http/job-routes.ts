@@ -4,19 +4,22 @@ import { z } from "zod"
 import { isAdmin, mayActFor } from "../identity.ts"
 import { WorkflowRefused } from "../outputs/prefix.ts"
 import type { Found } from "../queue/queue.ts"
-import { levelOf, presentText, type Service } from "../service.ts"
+import { levelOf, mostOwnOf, presentText, type Service } from "../service.ts"
 import { bytesOf, mostSubmitBytes, parseBody, readSubmit } from "./body.ts"
 import { HttpError } from "./errors.ts"
 import { heldUntilDone } from "./held.ts"
+import type { Room } from "./room.ts"
 import * as shape from "./schemas.ts"
+import { jobSender } from "./send-job.ts"
 import type { App } from "./server.ts"
 
 const json = "application/json; charset=utf-8"
 const notFound = () => new HttpError(404, "Job not found")
 
-/** Registers the routes. */
-export function jobRoutes(app: App, service: Service): void {
+/** Registers the routes. @param room for results that go out */
+export function jobRoutes(app: App, service: Service, room: Room): void {
 	const { queue, environment } = service
+	const sendJob = jobSender(service, room)
 	const user = { access: "user" as const }
 	// For the document alone: answers are sent as the text that they are made as.
 	const answer = (status: number, schema: unknown): Record<number, unknown> => ({ [status]: schema })
@@ -29,16 +32,12 @@ export function jobRoutes(app: App, service: Service): void {
 
 	app.post("/jobs", submitRoute, async (request, reply) => {
 		const found = await submit(request)
-		return reply
-			.code(201)
-			.type(json)
-			.send(await presentText(service, found))
+		return sendJob(request, reply.code(201), found)
 	})
 
 	app.post("/queue/submit", submitRoute, async (request, reply) => {
 		const found = await submit(request)
-		const text = await presentText(service, found, { job_id: found.record.id })
-		return reply.code(201).type(json).send(text)
+		return sendJob(request, reply.code(201), found, { job_id: found.record.id })
 	})
 
 	async function submit(request: FastifyRequest): Promise<Found> {
@@ -50,6 +49,8 @@ export function jobRoutes(app: App, service: Service): void {
 		}
 		allowPriority(request, body.priority)
 		refuseUnfit(body.workflow)
+		// Instructors fill the queue as they see fit; with AUTH_MODE=open nobody is known.
+		const mostOwn = request.principal.role === "user" ? mostOwnOf(environment) : 0
 		const submitted = await queue.submit({
 			user: body.user,
 			priority: body.priority,
@@ -58,10 +59,16 @@ export function jobRoutes(app: App, service: Service): void {
 			workflow: body.workflow,
 			metadata: body.metadata,
 			mostWaiting: environment.MAX_QUEUE_DEPTH,
+			mostOwn,
 			idempotencyKey: idempotencyKeyOf(request),
 		})
 		if (submitted.state === "full") {
 			throw new HttpError(429, `Queue is full (max depth: ${environment.MAX_QUEUE_DEPTH})`, {
+				"retry-after": "10",
+			})
+		}
+		if (submitted.state === "crowded") {
+			throw new HttpError(429, `Too many of your jobs are waiting (max user depth: ${mostOwn})`, {
 				"retry-after": "10",
 			})
 		}
@@ -85,8 +92,7 @@ export function jobRoutes(app: App, service: Service): void {
 		"/jobs/:id",
 		{ config: user, schema: { params: shape.jobParams, response: answers, tags: ["jobs"] } },
 		async (request, reply) => {
-			const found = await visible(request, request.params.id)
-			return reply.type(json).send(await presentText(service, found))
+			return sendJob(request, reply, await visible(request, request.params.id))
 		},
 	)
 
@@ -164,7 +170,7 @@ export function jobRoutes(app: App, service: Service): void {
 			if (moved.state === "missing") throw notFound()
 			if (moved.state === "payload") throw new HttpError(400, "Its workflow is not kept any more")
 			if (moved.state === "ended") throw new HttpError(400, `Job is ${moved.status}, not failed`)
-			return reply.type(json).send(await presentText(service, await visible(request, id)))
+			return sendJob(request, reply, await visible(request, id))
 		},
 	)
 

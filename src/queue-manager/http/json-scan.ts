@@ -11,6 +11,8 @@ export type Scanned = {
 	members: ReadonlyMap<string, Span>
 	/** How often each `class_type` stands anywhere: what kind of work a workflow is. */
 	classTypes: ReadonlyMap<string, number>
+	/** Where the input that was asked for stands, of each node: what is at `<node>.inputs.<input>`. */
+	inputs: readonly { node: string; span: Span }[]
 }
 
 /** The text is no JSON, or nested too deep. The message says what and at which byte. */
@@ -31,19 +33,21 @@ let lane: Promise<unknown> = Promise.resolve()
 
 /**
  * Scans a JSON text whose outermost value is an object.
+ * @param input name of an input whose places in a workflow are wanted
  * @throws {JsonTextError} when it is something else, isn't JSON or UTF-8, or is nested deeper than 256
  */
-export function scanJson(bytes: Buffer): Promise<Scanned> {
-	if (bytes.length <= sliceBytes) return scan(bytes)
-	const scanned = lane.then(() => scan(bytes))
+export function scanJson(bytes: Buffer, input?: string): Promise<Scanned> {
+	if (bytes.length <= sliceBytes) return scan(bytes, input)
+	const scanned = lane.then(() => scan(bytes, input))
 	lane = scanned.catch(() => undefined)
 	return scanned
 }
 
-async function scan(bytes: Buffer): Promise<Scanned> {
+async function scan(bytes: Buffer, input: string | undefined): Promise<Scanned> {
 	if (!isUtf8(bytes)) throw new JsonTextError("the body is not UTF-8")
 	const members = new Map<string, Span>()
 	const classTypes = new Map<string, number>()
+	const inputs: { node: string; span: Span }[] = []
 	// 1 for an object, 0 for an array, from the outside in.
 	const nesting = new Uint8Array(mostDepth)
 	let depth = 0
@@ -52,6 +56,9 @@ async function scan(bytes: Buffer): Promise<Scanned> {
 	let memberStart = 0
 	let member = ""
 	let isClassType = false
+	let isInInputs = false
+	let isWanted = false
+	let wantedStart = 0
 
 	const fail = (what: string): never => {
 		throw new JsonTextError(`${what} at byte ${at}`)
@@ -99,12 +106,16 @@ async function scan(bytes: Buffer): Promise<Scanned> {
 
 	function ended(): void {
 		if (depth === 1) members.set(member, { start: memberStart, end: at })
+		if (depth === 3 && isWanted) inputs.push({ node: member, span: { start: wantedStart, end: at } })
 		wants = depth === 0 ? "end" : "comma or end"
 	}
 
 	function open(kind: 0 | 1): void {
 		if (depth === mostDepth) fail(`nested deeper than ${mostDepth}`)
 		nesting[depth++] = kind
+		if (depth === 2) isInInputs = false
+		// An array has no names: what was wanted in another node's inputs isn't wanted here.
+		if (depth === 3) isWanted = false
 		at++
 		wants = kind === 1 ? "key or end" : "value or end"
 	}
@@ -118,7 +129,10 @@ async function scan(bytes: Buffer): Promise<Scanned> {
 	function key(): void {
 		if (bytes[at] !== 0x22) fail("a name in quotes is missing")
 		const span = string()
-		if (depth === 1) member = JSON.parse(bytes.toString("utf8", span.start, span.end)) as string
+		const name = () => JSON.parse(bytes.toString("utf8", span.start, span.end)) as string
+		if (depth === 1) member = name()
+		if (depth === 2 && input !== undefined) isInInputs = name() === "inputs"
+		if (depth === 3) isWanted = isInInputs && name() === input
 		isClassType =
 			span.end - span.start === classType.length && classType.equals(bytes.subarray(span.start, span.end))
 		skipSpace()
@@ -131,6 +145,7 @@ async function scan(bytes: Buffer): Promise<Scanned> {
 		const byte = bytes[at]
 		if (depth === 0 && byte !== 0x7b) fail("the body is not an object")
 		if (depth === 1) memberStart = at
+		if (depth === 3) wantedStart = at
 		if (byte === 0x7b) open(1)
 		else if (byte === 0x5b) open(0)
 		else {
@@ -174,7 +189,7 @@ async function scan(bytes: Buffer): Promise<Scanned> {
 		}
 	}
 	if (at < bytes.length) fail("something follows the body's end")
-	return { members, classTypes }
+	return { members, classTypes, inputs }
 }
 
 /** Whether a span holds an object with at least one member. */

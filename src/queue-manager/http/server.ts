@@ -22,6 +22,8 @@ import { mostSmallBytes } from "./body.ts"
 import { HttpError, problemsOf } from "./errors.ts"
 import { infoRoutes } from "./info-routes.ts"
 import { jobRoutes } from "./job-routes.ts"
+import { isFromStranger } from "./origin.ts"
+import { roomForBodies, roomForResults } from "./room.ts"
 import { socketRoutes } from "./socket.ts"
 import { workerRoutes } from "./worker-routes.ts"
 
@@ -45,8 +47,6 @@ export type App = FastifyInstance<
 	ZodTypeProvider
 >
 
-// Bodies under way at one time: fifty of the largest workflows, and then others wait.
-const mostBodyBytes = 768 * 1024 * 1024
 const retryAfter = { "retry-after": "5" }
 
 /** Makes the server; it listens when its `listen` is called. */
@@ -90,6 +90,7 @@ export async function createServer(
 		transform: jsonSchemaTransform,
 	})
 	await app.register(websocket, { options: { maxPayload: 64 * 1024 } })
+	const results = roomForResults()
 	for (const prefix of ["/api", ""]) {
 		await app.register(
 			(scope, _options, done) => {
@@ -97,7 +98,7 @@ export async function createServer(
 				// The document names each route once.
 				if (prefix === "") scope.addHook("onRoute", hide)
 				infoRoutes(routes, service)
-				jobRoutes(routes, service)
+				jobRoutes(routes, service, results)
 				workerRoutes(routes, service)
 				adminRoutes(routes, service)
 				socketRoutes(routes, service)
@@ -116,7 +117,7 @@ function hide(route: { schema?: { hide?: boolean } }): void {
 /** Lets requests in: preflights, identity, room for their bodies. */
 function admit(app: FastifyInstance, service: Service, identity: IdentityOptions): void {
 	const origins = new Set(service.environment.CORS_ORIGINS)
-	let underWay = 0
+	const room = roomForBodies()
 
 	app.addHook("onRequest", async (request, reply) => {
 		const origin = request.headers.origin
@@ -136,6 +137,10 @@ function admit(app: FastifyInstance, service: Service, identity: IdentityOptions
 		reserve(request, reply)
 		return undefined
 	})
+	// Connections that stay open would hold up the end.
+	app.addHook("onSend", async (_request, reply) => {
+		if (service.closing.aborted) reply.header("connection", "close")
+	})
 
 	function admitted(access: Access, request: FastifyRequest): Principal {
 		const principal = identify(identity, request.headers, request.socket.remoteAddress ?? "")
@@ -148,6 +153,9 @@ function admit(app: FastifyInstance, service: Service, identity: IdentityOptions
 			(access === "worker" && mayWork(principal)) ||
 			(access === "user" && principal.role !== "worker")
 		if (!may) throw new HttpError(403, `This needs the role ${access}`)
+		if (principal.isProxied === true && isFromStranger(request.method, request.headers, origins)) {
+			throw new HttpError(403, "Another site's page asks for this: CORS_ORIGINS names those that may")
+		}
 		return principal
 	}
 
@@ -157,12 +165,10 @@ function admit(app: FastifyInstance, service: Service, identity: IdentityOptions
 		const isChunked = request.headers["transfer-encoding"] !== undefined
 		const size = isChunked ? limit : Math.min(Number.isNaN(declared) ? 0 : declared, limit)
 		if (size <= mostSmallBytes) return
-		if (underWay + size > mostBodyBytes)
-			throw new HttpError(503, "Too much is being sent at once", retryAfter)
-		underWay += size
-		reply.raw.once("close", () => {
-			underWay -= size
-		})
+		const taken = room.take(request.principal ?? { role: "open", name: "" }, size)
+		if (taken === "all") throw new HttpError(503, "Too much is being sent at once", retryAfter)
+		if (taken === "own") throw new HttpError(429, "You are sending too much at once", retryAfter)
+		reply.raw.once("close", taken)
 	}
 }
 

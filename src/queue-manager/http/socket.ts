@@ -2,6 +2,7 @@
 import type { WebSocket } from "@fastify/websocket"
 import { compareIds, type Message } from "../events.ts"
 import { isAdmin } from "../identity.ts"
+import { everybody } from "../queue/events.ts"
 import type { Service } from "../service.ts"
 import { HttpError } from "./errors.ts"
 import * as shape from "./schemas.ts"
@@ -47,7 +48,7 @@ export function socketRoutes(app: App, service: Service): void {
 			for (const { id, user: whose, text } of messages) {
 				if (last !== undefined && compareIds(id, last) <= 0) continue
 				last = id
-				if (user === undefined || whose === user) deliver(text)
+				if (user === undefined || whose === user || whose === everybody) deliver(text)
 			}
 		}
 		const deliver = (text: string) => {

@@ -1,8 +1,18 @@
 // Workers that come for their jobs over HTTP: the one that only polls, and ours, which heartbeats.
+import type { Socket } from "node:net"
 import type { FastifyRequest } from "fastify"
 import type { Principal } from "../identity.ts"
+import { isolateWorkflow } from "../outputs/isolate.ts"
 import { leaseMs, type Service } from "../service.ts"
-import { bytesOf, type CompleteBody, mostResultBytes, parseBody, readComplete } from "./body.ts"
+import {
+	bytesOf,
+	type CompleteBody,
+	mostResultBytes,
+	parseBody,
+	pickMembers,
+	readComplete,
+	withMembers,
+} from "./body.ts"
 import { HttpError } from "./errors.ts"
 import * as shape from "./schemas.ts"
 import type { App } from "./server.ts"
@@ -12,12 +22,15 @@ const leaseHeader = "x-comfyume-lease"
 const attemptHeader = "x-comfyume-attempt"
 const recordedHeader = "x-comfyume-recorded"
 const mostErrorLength = 10_000
+// Longer than a delivery may take, and its end to be recorded.
+const deliveringMs = 75_000
 
 /** Registers the routes. */
 export function workerRoutes(app: App, service: Service): void {
 	const { queue, environment } = service
 	const worker = { access: "worker" as const }
 	const tags = ["workers"]
+	const answered = new WeakMap<Socket, { worker: string; token: string }>()
 
 	app.get(
 		"/workers/next-job",
@@ -28,11 +41,25 @@ export function workerRoutes(app: App, service: Service): void {
 			if (service.closing.aborted) return { job: null }
 			const heartbeats = heartbeat === "true" || heartbeat === "1"
 			const lease = leaseMs(environment, heartbeats)
-			const job = await queue.claim(worker_id, nameOf(request.principal), lease, heartbeats)
+			// Who asks again over the same connection has read what was sent before. Of a proxy's that says nothing.
+			const isDirect = request.headers["x-forwarded-for"] === undefined
+			const last = isDirect ? answered.get(request.socket) : undefined
+			const read = last?.worker === worker_id ? last.token : undefined
+			const job = await queue.claim(worker_id, nameOf(request.principal), lease, heartbeats, { read })
 			if (job === undefined) return { job: null }
-			if (request.socket.destroyed) await queue.giveBack(job.id, job.token)
+			answered.set(request.socket, { worker: worker_id, token: job.token })
+			// Who has gone before the last byte was sent doesn't have the job.
+			if (request.socket.destroyed) queue.unclaim(worker_id, job)
+			else {
+				reply.raw.once("close", () => {
+					if (!reply.raw.writableFinished) queue.unclaim(worker_id, job)
+				})
+			}
 			reply.header(leaseHeader, job.token).header(attemptHeader, String(job.attempt))
-			// The workflow goes out as it came in.
+			// The workflow goes out as it came in, apart from where its files go when they are delivered from here.
+			const name = { job: job.id, attempt: job.attempt, createdAt: new Date(job.createdMs) }
+			const workflow =
+				service.workerOutputs === undefined ? job.workflow : await isolateWorkflow(job.workflow, name)
 			return reply.send(
 				Buffer.concat([
 					Buffer.from(
@@ -40,7 +67,7 @@ export function workerRoutes(app: App, service: Service): void {
 					),
 					job.metadata,
 					Buffer.from(',"workflow":'),
-					job.workflow,
+					workflow,
 					Buffer.from("}}"),
 				]),
 			)
@@ -67,7 +94,7 @@ export function workerRoutes(app: App, service: Service): void {
 				retryable: false,
 			})
 			if (answer.state === "done" && directory !== undefined) await service.workerOutputs?.clear(directory)
-			reply.header(recordedHeader, String(answer.state === "done"))
+			reply.header(recordedHeader, String(answer.state === "done" || answer.state === "repeated"))
 			return settled(request, id, answer)
 		},
 	)
@@ -77,17 +104,19 @@ export function workerRoutes(app: App, service: Service): void {
 		request: FastifyRequest,
 		id: string,
 		said: CompleteBody,
-	): Promise<CompleteBody & { directory?: string | undefined }> {
+	): Promise<Omit<CompleteBody, "members"> & { directory?: string | undefined }> {
 		if (service.workerOutputs === undefined || said.failure !== undefined) return said
 		const { token, principal } = holderOf(request)
-		const held = await queue.holder(id, token, principal)
+		const held = await queue.holder(id, token, principal, deliveringMs)
 		if (held.state !== "held") return said
 		const { user, attempt } = held
-		const delivery = await service.workerOutputs.deliver({ id, user, attempt }, said.result)
+		// The rest of it may be megabytes, and nothing here needs to read it.
+		const told = pickMembers(said, ["outputs", "output_path"])
+		const delivery = await service.workerOutputs.deliver({ id, user, attempt }, told)
 		const { failure, undelivered } = delivery
 		// What was not delivered may yet come, or be fetched by hand: then the directory stays.
 		const directory = failure === undefined && undelivered.length === 0 ? delivery.directory : undefined
-		return { result: Buffer.from(JSON.stringify(delivery.result)), failure, directory }
+		return { result: withMembers(said, delivery.result), failure, directory }
 	}
 
 	app.post(
@@ -97,7 +126,8 @@ export function workerRoutes(app: App, service: Service): void {
 			const { job_id: id } = request.query
 			const { error, retryable = false } = failureOf(request, request.query.error)
 			const answer = await queue.settle({ ...holderOf(request), id, status: "failed", error, retryable })
-			reply.header(recordedHeader, String(answer.state === "done" || answer.state === "retried"))
+			const recorded = ["done", "retried", "repeated"].includes(answer.state)
+			reply.header(recordedHeader, String(recorded))
 			return settled(request, id, answer)
 		},
 	)

@@ -73,7 +73,7 @@ export async function deliverFile(
 		await removeParts(options, job, id)
 		return { state: "delivered", ...given, filename: before.filename, isFirst: false }
 	}
-	const origin = job.origin?.(inspection.prompt) ?? attribute(inspection.prompt, job.plan, node)
+	const origin = originOf(job, inspection.prompt, node)
 	if (origin.state === "foreign") {
 		await quarantine(options, job, name)
 		return { state: "quarantined", node, file: name, because: origin.because }
@@ -81,6 +81,9 @@ export async function deliverFile(
 	const { filename, isFirst } = await bring(options, job, file, id, before)
 	return { state: "delivered", ...given, filename, isFirst }
 }
+
+const originOf = (job: DeliveryJob, prompt: Inspection["prompt"], node: string): Attribution =>
+	job.origin?.(prompt) ?? attribute(prompt, job.plan, node)
 
 async function bring(
 	{ files, records, shareRoot, outputsRoot, randomId, mostBytes = 20 * gibibyte }: DeliveryOptions,
@@ -101,6 +104,11 @@ async function bring(
 	if (copied.sizeBytes !== file.inspection?.sizeBytes || arrived.finding.state !== file.finding?.state) {
 		await files.remove(part)
 		throw new OperatorError(`${file.name} is no longer what was found whole; it is looked at again`)
+	}
+	// What was copied counts, and not what was looked at: in between another file may have taken the name.
+	if (originOf(job, arrived.prompt, file.node).state === "foreign") {
+		await files.remove(part)
+		throw new OperatorError(`${file.name} became another job's while it was copied`)
 	}
 	const reserveNext = async (instead?: string): Promise<string> => {
 		for (let atLeast = 1; ; ) {

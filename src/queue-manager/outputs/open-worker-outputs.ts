@@ -4,13 +4,16 @@ import { randomBytes } from "node:crypto"
 import { setTimeout as pause } from "node:timers/promises"
 import { messageOf } from "../../lib/errors.ts"
 import type { Service } from "../service.ts"
-import { openFilePool } from "./file-pool.ts"
+import { openCleanUp } from "./clean-up.ts"
+import { FileTrouble, openFilePool } from "./file-pool.ts"
 import { deliverWorkerOutputs, type WorkerDelivery } from "./worker-outputs.ts"
 
 export type WorkerOutputs = {
 	deliver(job: { id: string; user: string; attempt: number }, result: Buffer): Promise<WorkerDelivery>
 	/** The attempt's directory isn't needed any more. */
 	clear(directory: string): Promise<void>
+	/** Removes some of what ended jobs left on the share. @throws what Redis throws */
+	cleanUp(): Promise<void>
 	/** Threads that a hung share holds. */
 	stuck(): number
 	close(): Promise<void>
@@ -33,6 +36,11 @@ export function openWorkerOutputs(
 		randomId: () => randomBytes(8).toString("hex"),
 		onQuarantined: metrics.quarantined,
 	}
+
+	const cleanUp = openCleanUp({
+		...{ files: pool.files, shareRoot, nowMs: now },
+		find: (ids) => queue.findMany(ids),
+	})
 
 	return {
 		deliver(job, result) {
@@ -61,6 +69,16 @@ export function openWorkerOutputs(
 				await pool.files.removeTree({ root: shareRoot, path: directory })
 			} catch (error) {
 				log.warn({ directory, reason: messageOf(error) }, "not removed")
+			}
+		},
+		async cleanUp() {
+			try {
+				const { removed, failed } = await cleanUp()
+				if (removed.length > 0) log.info({ removed }, "removed what ended jobs left on the share")
+				if (failed.length > 0) log.warn({ failed }, "what ended jobs left on the share can't be removed")
+			} catch (error) {
+				if (!(error instanceof FileTrouble)) throw error
+				log.warn({ reason: error.message }, "the share could not be cleaned up")
 			}
 		},
 		stuck: pool.stuck,

@@ -13,7 +13,7 @@ import {
 	readdirSync,
 	readSync,
 	renameSync,
-	rmSync,
+	rmdirSync,
 	type Stats,
 	unlinkSync,
 	writeSync,
@@ -159,9 +159,26 @@ export const operations = {
 			}
 		}),
 
-	/** Removes a directory with all that is in it; links in it are removed and not followed. */
-	removeTree: async (place: Place): Promise<void> =>
-		withParent(place, (directory) => rmSync(directory, { recursive: true, force: true })),
+	/**
+	 * Removes a directory with all that is in it; links in it are removed and not followed, also those that are put
+	 * there meanwhile. @throws when something is nested deeper than 32, or comes in again and again
+	 */
+	removeTree: async (place: Place): Promise<void> => {
+		try {
+			withParent(place, (directory) => removeWhole(directory, 0))
+		} catch (error) {
+			if (codeOf(error) !== "ENOENT") throw error
+		}
+	},
+
+	/** Removes a directory that is empty, and leaves any other and what is none. */
+	removeEmpty: async (place: Place): Promise<void> => {
+		try {
+			withParent(place, (directory) => rmdirSync(directory))
+		} catch (error) {
+			if (!["ENOENT", "ENOTEMPTY", "EEXIST", "ENOTDIR"].includes(codeOf(error) ?? "")) throw error
+		}
+	},
 
 	/** Moves a file below one root; the directory it goes to must be there. */
 	move: async ({ root, path, to }: Place & { to: string }): Promise<void> =>
@@ -217,6 +234,30 @@ function copyInto(
 	} finally {
 		closeSync(descriptor)
 	}
+}
+
+const mostDepth = 32
+
+/** By handles all the way down: a directory that becomes a link in the middle of it is met as a link. */
+function removeWhole(directory: string, depth: number): void {
+	if (depth > mostDepth) throw new OperatorError(`a directory is nested deeper than ${mostDepth}`)
+	const descriptor = openSync(directory, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW)
+	try {
+		for (const name of readdirSync(`/proc/self/fd/${descriptor}`)) {
+			const entry = `/proc/self/fd/${descriptor}/${name}`
+			try {
+				unlinkSync(entry)
+			} catch (error) {
+				const code = codeOf(error)
+				// What unlink says of directories: Linux EISDIR, POSIX EPERM.
+				if (code === "EISDIR" || code === "EPERM") removeWhole(entry, depth + 1)
+				else if (code !== "ENOENT") throw error
+			}
+		}
+	} finally {
+		closeSync(descriptor)
+	}
+	rmdirSync(directory)
 }
 
 function syncDirectory(file: string): void {

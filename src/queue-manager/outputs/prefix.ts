@@ -135,8 +135,8 @@ function wants({ class_type, inputs }: PromptNode): OutputNode["writes"] {
 		: "anything"
 }
 
-/** Ids of nodes inside of subgraphs have colons (`57:8`). */
-function tokenOf(node: string, taken: Set<string>): string {
+/** How a node's files begin; ids of nodes inside of subgraphs have colons (`57:8`). */
+export function tokenOf(node: string, taken: Set<string>): string {
 	const plain = node.replaceAll(/[^A-Za-z0-9_-]/g, "-").slice(0, 60) || "node"
 	let token = plain
 	for (let count = 2; taken.has(token); count++) token = `${plain}-${count}`

@@ -11,10 +11,13 @@ export type FarSide = {
 	write(path: { subfolder: string; filename: string }, text: string): Promise<void>
 }
 
-/** `reason`: two volumes; our side can't be written; the GPU's side can't be asked, which proves nothing. */
+/**
+ * `reason`: two volumes; our side can't be written; the GPU's side can't be asked, which proves nothing; it answers, and
+ * not to us.
+ */
 export type Preflight =
 	| { state: "same-volume" }
-	| { state: "failed"; reason: "volume" | "share" | "unreachable"; because: string; hint: string }
+	| { state: "failed"; reason: "volume" | "share" | "unreachable" | "refused"; because: string; hint: string }
 
 export const preflightDirectory = "cq/preflight"
 

@@ -29,7 +29,12 @@ export type WorkerDelivery = {
 	directory: string | undefined
 }
 
-type Job = { id: string; user: string; attempt: number }
+/** @param submission from 1, of an attempt that was handed over more than once */
+type Job = { id: string; user: string; attempt: number; submission?: number }
+
+/** The name of the attempt's directory in the job's. */
+const attemptOf = ({ attempt, submission = 1 }: Job) =>
+	submission === 1 ? `a${attempt}` : `a${attempt}-${submission}`
 type Named = { filename: string } & Record<string, unknown>
 
 /**
@@ -120,7 +125,7 @@ export function placeOf(
 	const directory = [below, middle].filter((part) => part !== "").join("/")
 	if (filename.includes("/")) throw new OperatorError("a file's name has no / in it")
 	partsOf(directory === "" ? filename : `${directory}/${filename}`)
-	const isOwn = new RegExp(`^cq/\\d{8}/${job.id}/a${job.attempt}$`).test(directory)
+	const isOwn = new RegExp(`^cq/\\d{8}/${job.id}/${attemptOf(job)}$`).test(directory)
 	if (directory.split("/")[0] === "cq" && !isOwn)
 		throw new OperatorError(`${directory} is not the directory of this attempt`)
 	return { directory, name: filename, isOwn }
@@ -134,7 +139,7 @@ async function bring(
 	untilMs: number,
 ): Promise<string> {
 	const { clock, waitMs = 15_000, records, shareRoot } = options
-	const attempt = `a${job.attempt}${isOwn || directory === "" ? "" : `/${directory}`}`
+	const attempt = `${attemptOf(job)}${isOwn || directory === "" ? "" : `/${directory}`}`
 	const before = await records.find({ job: job.id, attempt, file: name })
 	if (before?.state === "delivered") return before.filename
 	const path = directory === "" ? name : `${directory}/${name}`
@@ -146,7 +151,11 @@ async function bring(
 		...{ changedAtMs: clock.nowMs(), inspectedAtMs: clock.nowMs() },
 	}
 	const plan = { directory, prompt: {}, extraData: undefined, nodes: [] }
-	const origin = isOwn ? (prompt: Inspection["prompt"]) => writtenInto(prompt, directory) : unchecked
+	const origin = (prompt: Inspection["prompt"]) =>
+		isOwn ? writtenInto(prompt, directory) : ranIn(prompt, job)
+	const found = isOwn ? undefined : origin(inspection.prompt)
+	// Where others write too, a file that isn't ours stays where it is: its own job may yet ask for it.
+	if (found?.state === "foreign") throw new OperatorError(found.because)
 	const delivery = await deliverFile(options, { job: job.id, attempt, user: job.user, plan, origin }, file)
 	if (delivery.state === "quarantined") options.onQuarantined?.()
 	if (delivery.state !== "delivered") throw new OperatorError(delivery.because)
@@ -176,25 +185,42 @@ async function inspected(
 	}
 }
 
-const unchecked = (): Attribution => ({ state: "unchecked" })
-
 /** A picture that carries its prompt must have been written into this attempt's directory. */
 function writtenInto(prompt: Inspection["prompt"], directory: string): Attribution {
 	if (prompt.state !== "read") return { state: "unchecked" }
+	if (prefixesOf(prompt.text).some((prefix) => prefix.startsWith(`${directory}/`))) return { state: "own" }
+	return { state: "foreign", because: "the prompt in it writes elsewhere: it is another job's" }
+}
+
+/**
+ * Outside of the attempts' directories names are counted and reused by everybody. What lies there is this job's only
+ * when it carries the prompt that was handed out for this attempt, which no other attempt had.
+ */
+function ranIn(prompt: Inspection["prompt"], job: Job): Attribution {
+	const own = new RegExp(`^cq/\\d{8}/${job.id}/${attemptOf(job)}/`)
+	if (prompt.state === "read" && prefixesOf(prompt.text).some((prefix) => own.test(prefix)))
+		return { state: "own" }
+	const what = prompt.state === "read" ? "the prompt in it is another's" : "it carries no prompt"
+	return {
+		state: "foreign",
+		because: `nothing proves that it is this job's: it lies outside of the attempt's directory, and ${what}`,
+	}
+}
+
+/** Where the nodes of a prompt write; none where it is no JSON. */
+function prefixesOf(text: string): string[] {
 	let parsed: unknown
 	try {
-		parsed = JSON.parse(prompt.text)
+		parsed = JSON.parse(text)
 	} catch {
-		return { state: "foreign", because: "the prompt in it is not JSON" }
+		return []
 	}
 	const nodes = isRecord(parsed) ? Object.values(parsed) : []
-	const isOwn = nodes.some((one) => {
+	return nodes.flatMap((one) => {
 		const inputs = isRecord(one) ? one["inputs"] : undefined
 		const prefix = isRecord(inputs) ? inputs["filename_prefix"] : undefined
-		return typeof prefix === "string" && prefix.startsWith(`${directory}/`)
+		return typeof prefix === "string" ? [prefix] : []
 	})
-	if (isOwn) return { state: "own" }
-	return { state: "foreign", because: "the prompt in it writes elsewhere: it is another job's" }
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {

@@ -11,11 +11,15 @@ export type RedisAddress = {
 	password: Secret | undefined
 }
 
-/** Redis is away or doesn't answer. Whether a command that was sent took effect is then unknown. */
+/** Redis is away or doesn't answer. */
 export class RedisDownError extends Error {
-	constructor(cause: unknown) {
+	/** The command was sent, and nobody knows whether it took effect or will. */
+	readonly isUnsure: boolean
+
+	constructor(cause: unknown, { isUnsure = false } = {}) {
 		super(`Redis doesn't answer: ${messageOf(cause)}`, { cause })
 		this.name = "RedisDownError"
+		this.isUnsure = isUnsure
 	}
 }
 
@@ -25,16 +29,19 @@ export type Reply = string | number | null | Reply[]
 export type Connection = {
 	/** Whether commands can be sent at this moment. */
 	isReady(): boolean
+	/** How often it was made: what was learned of an earlier server may not hold for this one. */
+	generation(): number
 	/** @throws {RedisDownError} when Redis is away, or silent longer than `timeoutMs` (without it: 5 s; 0: no limit) */
 	send(args: readonly (string | Buffer)[], timeoutMs?: number): Promise<Reply>
 	/** Runs a script on the workshop's keys. @throws {RedisDownError} */
 	run(script: Script, base: string, args: readonly (string | number)[]): Promise<Reply>
-	/** The value of a hash's field as bytes. @throws {RedisDownError} */
-	bytes(key: string, field: string): Promise<Buffer | null>
+	/** What a command gives, as bytes: it may be megabytes. @throws {RedisDownError} */
+	bytes(args: readonly string[]): Promise<Buffer | null>
 	close(): Promise<void>
 }
 
-const silenceMs = 5000
+/** A silence that is taken for an outage. */
+export const silenceMs = 5000
 // Errors that Redis itself answers: it is there, and the caller or the script is wrong.
 const isAnswer = (error: unknown) => error instanceof Error && /^[A-Z]+ /.test(error.message)
 // …but these mean that it can't serve at the moment.
@@ -57,11 +64,17 @@ export function openConnection(
 		disableOfflineQueue: true,
 		commandsQueueMaxLength: 20_000,
 	})
+	let generation = 0
 	client.on("error", onTrouble)
+	client.on("ready", () => {
+		generation += 1
+	})
 	client.connect().catch(onTrouble)
 
 	async function send(args: readonly (string | Buffer)[], timeoutMs = silenceMs): Promise<Reply> {
-		return guarded(client.sendCommand([...args]), timeoutMs) as Promise<Reply>
+		// The client gives up by itself what it couldn't send in 5 s: megabytes stand in line for longer.
+		const options = timeoutMs > silenceMs ? { timeout: timeoutMs } : {}
+		return guarded(client.sendCommand([...args], options), timeoutMs) as Promise<Reply>
 	}
 
 	async function guarded<T>(sent: Promise<T>, timeoutMs: number): Promise<T> {
@@ -77,7 +90,8 @@ export function openConnection(
 			return await Promise.race([sent, silence])
 		} catch (error) {
 			if (isAnswer(error) && !isUnable(error)) throw error
-			throw new RedisDownError(error)
+			// What Redis refused had no effect; all else may have been on its way.
+			throw new RedisDownError(error, { isUnsure: !isAnswer(error) })
 		} finally {
 			clearTimeout(timer)
 		}
@@ -85,6 +99,7 @@ export function openConnection(
 
 	return {
 		isReady: () => client.isReady,
+		generation: () => generation,
 		send,
 		async run(script, base, args) {
 			const rest = ["1", base, ...args.map(String)]
@@ -96,10 +111,10 @@ export function openConnection(
 				return await send(["EVAL", script.text, ...rest])
 			}
 		},
-		async bytes(key, field) {
+		async bytes(args) {
 			// 36 is `$`, the type of Redis' strings: as bytes, so that megabytes are not decoded and encoded again.
 			const typeMapping = { 36: Buffer }
-			const sent = client.sendCommand(["HGET", key, field], { typeMapping })
+			const sent = client.sendCommand([...args], { typeMapping })
 			return (await guarded(sent, silenceMs * 6)) as unknown as Buffer | null
 		},
 		async close() {

@@ -7,6 +7,9 @@ import { mapOf } from "./reply.ts"
 export type QueueEvent = { id: string; fields: ReadonlyMap<string, string> }
 export type EventPage = readonly QueueEvent[]
 
+/** Whose an event is that all are told of. No user's id can be this. */
+export const everybody = "*"
+
 /** Reads stream entries as Redis gives them. */
 export function pageOf(reply: Reply): EventPage {
 	return ((reply ?? []) as [string, string[]][]).map(([id, flat]) => ({ id, fields: mapOf(flat) }))

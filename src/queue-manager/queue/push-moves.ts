@@ -87,13 +87,13 @@ export function pushMoves(
 			await main.run(scripts.handOver, base, [id, token])
 		},
 
-		/** Whether a worker has a job, before its files are touched. */
-		async holder(id: string, token: string, principal: string): Promise<Held> {
-			const [state, second, attempt] = (await main.run(scripts.holder, base, [id, token, principal])) as [
-				string,
-				string,
-				number,
-			]
+		/**
+		 * Whether a worker has a job, before its files are touched.
+		 * @param deliveringMs for which the job is not taken from it, whatever it does: its result is on its way
+		 */
+		async holder(id: string, token: string, principal: string, deliveringMs = 0): Promise<Held> {
+			const reply = await main.run(scripts.holder, base, [id, token, principal, deliveringMs])
+			const [state, second, attempt] = reply as [string, string, number]
 			if (state === "held") return { state, user: second, attempt }
 			if (state === "ended") return { state, status: second }
 			return { state: state as "waiting" | "lost" | "missing" }
@@ -101,7 +101,7 @@ export function pushMoves(
 
 		/** A job's workflow as it was submitted; undefined when it isn't kept any more. */
 		async workflowOf(id: string): Promise<Buffer | undefined> {
-			return (await bulk.bytes(`${base}:payload:${id}`, "workflow")) ?? undefined
+			return (await bulk.bytes(["HGET", `${base}:payload:${id}`, "workflow"])) ?? undefined
 		},
 
 		/** How many jobs an endpoint has, over all queue managers. */

@@ -3,39 +3,24 @@ import { randomUUID } from "node:crypto"
 import { type JobRecord, type Priority, recordOf, type Status } from "../job.ts"
 import { type RingRow, turnsBefore } from "../policy.ts"
 import { openConnection, type RedisAddress, type Reply } from "./connection.ts"
-import { type EventPage, followEvents, pageOf } from "./events.ts"
+import { type EventPage, everybody, followEvents, pageOf } from "./events.ts"
+import { intakeMoves, largeBytes } from "./intake.ts"
 import { pushMoves } from "./push-moves.ts"
 import { mapOf } from "./reply.ts"
 import { scripts } from "./scripts.ts"
 import { type QueueStatus, readStatus } from "./status.ts"
+import { openUndoing, redisClock } from "./unsure.ts"
 
-export type Submission = {
-	user: string
-	priority: Priority
-	/** What the order goes by; the same as the priority, unless priorities are switched off. */
-	level: number
-	kind: string
-	/** JSON text, as the client sent it. */
-	workflow: Buffer
-	metadata: Buffer
-	/** Refused when so many wait already; 0 for any number. */
-	mostWaiting: number
-	idempotencyKey: string | undefined
+export type { Submission } from "./intake.ts"
+
+export type Found = {
+	record: JobRecord
+	position: number | null
+	/** JSON text; null when there is none, or it is large. */
+	result: string | null
+	/** The size of a result that is too large to come along; 0 otherwise. */
+	largeBytes: number
 }
-
-/** A job in a worker's hands. */
-export type Claimed = {
-	id: string
-	user: string
-	attempt: number
-	createdMs: number
-	/** What proves that it is this worker's. */
-	token: string
-	metadata: Buffer
-	workflow: Buffer
-}
-
-export type Found = { record: JobRecord; position: number | null; result: string | null }
 
 export type Settlement = {
 	id: string
@@ -53,10 +38,8 @@ export type Queue = ReturnType<typeof openQueue>
 
 // A crash between payload and record leaves garbage for so long.
 const orphanMs = 120_000
-const idempotencyMs = 86_400_000
-// What is larger goes over a connection of its own, so that nobody waits behind it.
-const largeBytes = 64 * 1024
 const listedResultBytes = 64 * 1024
+const mostReports = 500
 
 /**
  * Opens the queue of one workshop. Doesn't wait for Redis: until it answers, every call throws `RedisDownError`.
@@ -66,6 +49,8 @@ export function openQueue(address: RedisAddress, workshop: string, onTrouble: (e
 	const base = `cq:{${workshop}}`
 	const main = openConnection(address, onTrouble)
 	const bulk = openConnection(address, onTrouble)
+	const undoing = openUndoing(main, base)
+	const clock = redisClock(main, () => performance.now())
 
 	/** Puts bytes into a key that expires unless a script makes it last. */
 	async function upload(key: string, ...fields: (string | Buffer)[]): Promise<void> {
@@ -89,89 +74,23 @@ export function openQueue(address: RedisAddress, workshop: string, onTrouble: (e
 			return { user, time: Number(time), stride, waiting }
 		})
 		return records.map((one): Found => {
-			const [id, flat, rank, result] = one as [string, string[], number | null, string | null]
+			const [id, flat, rank, result, size] = one as [string, string[], number | null, string | null, number]
 			const fields = mapOf(flat)
 			const record = recordOf(id, fields)
 			const inRing = mode === "round_robin" && fields.get("level") !== "0" && rank !== null
 			const position = inRing ? first + turnsBefore(ring, Number(present), record.user, rank) : rank
-			return { record, position, result }
+			return { record, position, result, largeBytes: size }
 		})
 	}
 
-	/** One job, with its result if there is one. */
+	/** One job, with its result where that is small. */
 	async function find(id: string): Promise<Found | undefined> {
 		const [found] = await read(true, largeBytes, [id])
-		if (found === undefined || found.result !== null) return found
-		if (found.record.status !== "completed" && found.record.status !== "failed") return found
-		const large = await bulk.send(["GET", `${base}:result:${id}`], 30_000)
-		return { ...found, result: large as string | null }
+		return found
 	}
 
 	return {
 		isReady: () => main.isReady() && bulk.isReady(),
-
-		/** Takes a job in, and gives it as it stands then; an earlier one when its idempotency key was used before. */
-		async submit(
-			job: Submission,
-		): Promise<{ state: "created" | "repeated"; found: Found } | { state: "full" }> {
-			const id = randomUUID()
-			const large = job.workflow.length + job.metadata.length > largeBytes
-			const key = `${base}:payload:${id}`
-			const stored = upload(key, "workflow", job.workflow, "metadata", job.metadata)
-			if (large) await stored
-			else stored.catch(() => undefined)
-			const args = [id, job.user, job.priority, job.level, job.kind, job.mostWaiting]
-			const idempotency = [job.idempotencyKey ?? "", idempotencyMs]
-			const reply = await main.run(scripts.create, base, [...args, ...idempotency])
-			const [state, second, created, rank] = reply as [string, string | number, number, number]
-			if (state === "full") return { state }
-			await stored
-			if (state === "payload") throw new Error("the payload was gone before its record was written")
-			if (state === "created" && rank >= 0) {
-				const { user, priority, kind } = job
-				const times = { createdMs: created, startedMs: null, completedMs: null }
-				const none = { worker: null, error: null, dead: null, attempt: 0, revision: Number(second) }
-				const record = { id, user, priority, kind, status: "pending" as const, ...times, ...none }
-				return { state, found: { record, position: rank, result: null } }
-			}
-			const found = await find(state === "repeated" ? String(second) : id)
-			if (found === undefined) throw new Error(`${id} is gone right after it was written`)
-			return { state: state === "repeated" ? state : "created", found }
-		},
-
-		/** The next job for a worker, by the mode of this moment. */
-		async claim(
-			worker: string,
-			principal: string,
-			leaseMs: number,
-			heartbeats: boolean,
-			endpoint?: { name: string; slots: number },
-		) {
-			const token = randomUUID()
-			const on = [endpoint?.name ?? "", endpoint?.slots ?? 0]
-			const args = [worker, principal, token, leaseMs, heartbeats ? 1 : 0, largeBytes, ...on]
-			const reply = await main.run(scripts.claim, base, args)
-			if (reply === null) return undefined
-			const [id, user, attempt, metadata, small, created] = reply as [
-				string,
-				string,
-				number,
-				string,
-				string | null,
-				string,
-			]
-			const createdMs = Number(created)
-			try {
-				const workflow =
-					small === null ? await bulk.bytes(`${base}:payload:${id}`, "workflow") : Buffer.from(small)
-				if (workflow === null) throw new Error(`the workflow of ${id} is gone`)
-				const claimed = { id, user, attempt, createdMs, token, metadata: Buffer.from(metadata), workflow }
-				return claimed satisfies Claimed
-			} catch (error) {
-				await main.run(scripts.giveBack, base, [id, token]).catch(() => undefined)
-				throw error
-			}
-		},
 
 		/** A worker is alive, and perhaps at work. @returns what became of its job */
 		async heartbeat(beat: {
@@ -195,7 +114,8 @@ export function openQueue(address: RedisAddress, workshop: string, onTrouble: (e
 		async settle(
 			end: Settlement,
 		): Promise<
-			{ state: "done" | "retried" | "waiting" | "lost" | "missing" } | { state: "ended"; status: Status }
+			| { state: "done" | "retried" | "repeated" | "waiting" | "lost" | "missing" }
+			| { state: "ended"; status: Status }
 		> {
 			const name = end.result === undefined ? "" : randomUUID()
 			if (end.result !== undefined) await upload(`${base}:upload:${name}`, end.result)
@@ -203,7 +123,7 @@ export function openQueue(address: RedisAddress, workshop: string, onTrouble: (e
 			const [state, status] = (await main.run(scripts.settle, base, args)) as string[]
 			if (state === "ended") return { state, status: status as Status }
 			if (state === "upload") throw new Error("the result was gone before it was recorded")
-			return { state: state as "done" | "retried" | "waiting" | "lost" | "missing" }
+			return { state: state as "done" | "retried" | "repeated" | "waiting" | "lost" | "missing" }
 		},
 
 		/** A worker can't take the job after all. */
@@ -230,6 +150,26 @@ export function openQueue(address: RedisAddress, workshop: string, onTrouble: (e
 			return mapOf((await main.run(scripts.configure, base, Object.entries(settings).flat())) as string[])
 		},
 
+		/** Tells everybody something that is no job's. It is kept as long as other events are. */
+		async announce(type: string, data: string, nowMs: number): Promise<void> {
+			const fields = ["type", type, "user", everybody, "data", data, "at", String(nowMs)]
+			await main.send(["XADD", `${base}:events`, "MAXLEN", "~", "10000", "*", ...fields])
+		},
+
+		/** Keeps what a browser reported, and the newest of those before it. */
+		async keepReport(report: string): Promise<void> {
+			const key = `${base}:reports`
+			await Promise.all([
+				main.send(["LPUSH", key, report]),
+				main.send(["LTRIM", key, "0", String(mostReports - 1)]),
+			])
+		},
+
+		/** What browsers reported, the newest first. */
+		async reports(most: number): Promise<string[]> {
+			return (await main.send(["LRANGE", `${base}:reports`, "0", String(most - 1)])) as string[]
+		},
+
 		/** A user's cap on jobs run at once (`*`: everybody's), or weight in round robin; null takes it away. */
 		async setShare(what: "caps" | "weights", user: string, value: number | null) {
 			return mapOf((await main.run(scripts.setShare, base, [what, user, value ?? ""])) as string[])
@@ -251,6 +191,9 @@ export function openQueue(address: RedisAddress, workshop: string, onTrouble: (e
 		},
 
 		find,
+		/** A result of any size; undefined when it isn't kept any more. */
+		resultOf: async (id: string) => (await bulk.bytes(["GET", `${base}:result:${id}`])) ?? undefined,
+		...intakeMoves({ main, bulk, base }, upload, find, undoing, clock),
 		...pushMoves({ main, bulk, base }, upload),
 
 		/** Records of several jobs as they are now, without results; those that are gone are left out. */
@@ -290,6 +233,7 @@ export function openQueue(address: RedisAddress, workshop: string, onTrouble: (e
 			followEvents(() => openConnection(address, onTrouble), `${base}:events`, onEvents),
 
 		async close() {
+			undoing.close()
 			await Promise.all([main.close(), bulk.close()])
 		},
 	}

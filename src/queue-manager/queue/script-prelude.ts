@@ -122,13 +122,23 @@ local function load(id)
   return job
 end
 
+-- No trace of it stays, but what its events said.
+local function forget(id, job)
+  if job then
+    for _, status in ipairs({ job.status, "cancelled" }) do call("ZREM", key("status:" .. status), id) end
+    call("ZREM", key("user:" .. job.user .. ":all"), id)
+  end
+  call("ZREM", key("all"), id)
+  call("DEL", key("job:" .. id), key("payload:" .. id), key("result:" .. id))
+end
+
 -- The event carries the record as this script leaves it; never the workflow, the result or the lease's token.
 local function publish(id, kind)
   local revision = call("HINCRBY", key("job:" .. id), "revision", 1)
   local flat = call("HGETALL", key("job:" .. id))
   local event = { "type", kind, "id", id, "at", text(now) }
   for i = 1, #flat, 2 do
-    if flat[i] ~= "token" and flat[i] ~= "holder" then
+    if flat[i] ~= "token" and flat[i] ~= "holder" and flat[i] ~= "told" then
       event[#event + 1] = flat[i]
       event[#event + 1] = flat[i + 1]
     end
@@ -144,7 +154,7 @@ local function release(job)
   call("ZREM", key("leases"), job.id)
   if call("HINCRBY", key("running"), job.user, -1) <= 0 then call("HDEL", key("running"), job.user) end
   if job.endpoint then call("SREM", key("endpoint:" .. job.endpoint), job.id) end
-  call("HDEL", key("job:" .. job.id), "token", "holder", "endpoint", "adoptions", "handed")
+  call("HDEL", key("job:" .. job.id), "token", "holder", "endpoint", "adoptions", "handed", "heard", "delivering")
   if job.worker and call("HGET", key("worker:" .. job.worker), "job") == job.id then
     call("HDEL", key("worker:" .. job.worker), "job")
   end
@@ -189,6 +199,13 @@ local function lose(job, why)
     total("retries")
     requeue(job)
   end
+  publish(job.id, "job_updated")
+end
+
+-- Back without anybody's fault.
+local function giveUp(job)
+  release(job)
+  requeue(job)
   publish(job.id, "job_updated")
 end
 

@@ -48,7 +48,7 @@ return { "released" }
 )
 
 // Whether the asker has the job, before anything is done on its behalf.
-// ARGV: id, token or "", principal or ""
+// ARGV: id, token or "", principal or "", ms for which its result may be on its way to the user, 0: it is only asked
 // Gives: {"held", user, attempt} | {"ended", status} | {"waiting"} | {"lost"} | {"missing"}
 export const holder = script(
 	"holder",
@@ -58,6 +58,11 @@ if not job then return { "missing" } end
 if job.status == "pending" then return { "waiting" } end
 if job.status ~= "running" then return { "ended", job.status } end
 if not holds(job, ARGV[2], ARGV[3]) then return { "lost" } end
+if tonumber(ARGV[4]) > 0 then
+  local untilMs = text(now + tonumber(ARGV[4]))
+  call("HSET", key("job:" .. job.id), "heard", "1", "delivering", untilMs)
+  call("ZADD", key("leases"), "XX", "GT", untilMs, job.id)
+end
 return { "held", job.user, tonumber(job.attempt) }
 `,
 )

@@ -75,21 +75,15 @@ export const retain = script(
 	"retain",
 	`
 local gone = 0
-local function forget(index, ms)
+local function forgetOld(index, ms)
   for _, id in ipairs(call("ZRANGE", key(index), "-inf", now - tonumber(ms), "BYSCORE", "LIMIT", 0, ARGV[3])) do
-    local job = load(id)
-    if job then
-      call("ZREM", key("status:" .. job.status), id)
-      call("ZREM", key("user:" .. job.user .. ":all"), id)
-    end
-    call("ZREM", key("all"), id)
+    forget(id, load(id))
     call("ZREM", key(index), id)
-    call("DEL", key("job:" .. id), key("payload:" .. id), key("result:" .. id))
     gone = gone + 1
   end
 end
-forget("done", ARGV[1])
-forget("dead", ARGV[2])
+forgetOld("done", ARGV[1])
+forgetOld("dead", ARGV[2])
 call("ZREMRANGEBYSCORE", key("workers"), "-inf", now - tonumber(ARGV[4]))
 -- Those whose time has come need no note: they would enter at the present anyway.
 local present = tonumber(setting("ring_time") or "0")
@@ -103,8 +97,9 @@ return gone
 )
 
 // Records with what their positions are computed from, all of one moment.
-// ARGV: 1 to have results up to a size, that size in bytes, then ids; or "list", user or "", status or "", most
-// Gives: {mode, virtual time, level 0 waiting, ring rows {user, time, stride, waiting}, records {flat, rank, result}}
+// ARGV: 1 to have results up to a size, that size in bytes (and 8 MiB together), then ids; or "list", user or "", status or "", most
+// Gives: {mode, virtual time, level 0 waiting, ring rows {user, time, stride, waiting}, records {id, flat, rank, result, size of a
+//   result that was left out for its size}}
 export const read = script(
 	"read",
 	`
@@ -130,12 +125,13 @@ end
 local mode = setting("mode") or "fifo"
 local first = call("ZCOUNT", key("waiting"), "(0", "(" .. text(LEVEL))
 local records, rows = {}, {}
+local left = 8388608
 local ring = false
 for _, id in ipairs(ids) do
   local flat = call("HGETALL", key("job:" .. id))
   if #flat > 0 then
     local job = load(id)
-    local rank, result = false, false
+    local rank, result, size = false, false, 0
     if job.status == "pending" then
       if mode == "priority" then rank = call("ZRANK", key("priority"), id)
       elseif mode == "fifo" or job.level == 0 then rank = call("ZRANK", key("waiting"), id)
@@ -143,10 +139,15 @@ for _, id in ipairs(ids) do
         rank = call("ZRANK", key("user:" .. job.user .. ":waiting"), id)
         ring = true
       end
-    elseif ARGV[1] == "1" and call("STRLEN", key("result:" .. id)) <= most then
-      result = call("GET", key("result:" .. id))
+    elseif ARGV[1] == "1" then
+      size = call("STRLEN", key("result:" .. id))
+      if size <= most and size <= left then
+        result = call("GET", key("result:" .. id))
+        left = left - size
+        size = 0
+      end
     end
-    records[#records + 1] = { id, flat, rank, result }
+    records[#records + 1] = { id, flat, rank, result, size }
   end
 end
 if ring then

@@ -12,14 +12,22 @@ import {
 } from "./scripts-push.ts"
 import { configure, dead, read, reap, retain, setShare, status } from "./scripts-upkeep.ts"
 
+// The answer to a claim may be lost on its way: a worker that never spoke of its job and polls again so soon is given
+// another, or the same once more, and nothing is counted. So often for one job; then it may be what kills its worker.
+const unheardMs = 60_000
+const mostUnheard = 3
+
 // A job comes in. Its payload was written before, with a short TTL; here it becomes lasting.
-// ARGV: id, user, priority, level, kind, most waiting (0: any number), idempotency key or "", its TTL ms
-// Gives: {"created", revision, now, position or -1 in round robin} | {"repeated", id} | {"full"} | {"payload"} when the payload is not there (any more)
+// ARGV: id, user, priority, level, kind, most waiting (0: any number), idempotency key or "", its TTL ms, Redis' time in
+//   ms after which the asker has given up, most of this user waiting (0: any number; level 0 aside)
+// Gives: {"created", revision, now, position or -1 in round robin} | {"repeated", id} | {"full"} | {"crowded"} | {"late"} |
+//   {"payload"} when the payload is not there (any more)
 const create = script(
 	"create",
 	`
 local id, user, priority, level, kind = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local most, idempotency, idempotencyTtl = tonumber(ARGV[6]), ARGV[7], ARGV[8]
+if now > tonumber(ARGV[9]) then return { "late" } end
 local repeated = idempotency ~= "" and call("GET", key("idempotency:" .. user .. ":" .. idempotency))
 if repeated and call("EXISTS", key("job:" .. repeated)) == 1 then
   call("DEL", key("payload:" .. id))
@@ -28,6 +36,10 @@ end
 if most > 0 and call("ZCARD", key("waiting")) >= most then
   call("DEL", key("payload:" .. id))
   return { "full" }
+end
+if tonumber(ARGV[10]) > 0 and call("ZCARD", key("user:" .. user .. ":waiting")) >= tonumber(ARGV[10]) then
+  call("DEL", key("payload:" .. id))
+  return { "crowded" }
 end
 if call("PERSIST", key("payload:" .. id)) == 0 then return { "payload" } end
 local seq = call("HINCRBY", key("config"), "sequence", 1)
@@ -43,19 +55,50 @@ local mode = setting("mode") or "fifo"
 local rank = -1
 if mode == "priority" then rank = call("ZRANK", key("priority"), id)
 elseif mode == "fifo" or level == 0 then rank = call("ZRANK", key("waiting"), id) end
-return { "created", publish(id, "job_created"), now, rank }
+return { "created", publish(id, "job_created"), text(now), rank }
+`,
+)
+
+// A submit was answered with an error, and whether its job was made is unknown: it was not.
+// ARGV: id, user, idempotency key or ""
+// Gives: {"missing"} | {"withdrawn"} without a trace | {"cancelled"} when a worker had it by then | {"ended"}
+const withdraw = script(
+	"withdraw",
+	`
+local id, promise = ARGV[1], key("idempotency:" .. ARGV[2] .. ":" .. ARGV[3])
+if ARGV[3] ~= "" and call("GET", promise) == id then call("DEL", promise) end
+local job = load(id)
+if not job then
+  call("DEL", key("payload:" .. id))
+  return { "missing" }
+end
+if job.status == "running" then release(job)
+elseif job.status == "pending" then dequeue(id, job.user, job.kind)
+else return { "ended" } end
+if job.status == "running" or tonumber(job.attempt) > 0 then
+  finish(job, "cancelled", "its submit could not be answered")
+  publish(id, "job_deleted")
+  return { "cancelled" }
+end
+setStatus(id, job.seq, "pending", "cancelled")
+publish(id, "job_deleted")
+forget(id, job)
+call("HINCRBY", key("totals"), "created", -1)
+return { "withdrawn" }
 `,
 )
 
 // A worker takes the next job by the mode of this moment.
 // ARGV: worker, principal or "", token, lease ms, 1 if the worker heartbeats, largest workflow to hand over here,
-//   endpoint or "" when a worker fetches it, how many jobs that endpoint may have
-// Gives: false, or {id, user, attempt, metadata, workflow or false when it is larger than that, created}
+//   endpoint or "" when a worker fetches it, how many jobs that endpoint may have, Redis' time in ms after which the
+//   asker has given up, token of a claim whose answer the worker is known to have read, or ""
+// Gives: false, {"late"}, or {id, user, attempt, metadata, workflow or false when it is larger than that, created}
 const claim = script(
 	"claim",
 	`
 local worker, holder, token, lease, heartbeat = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local inline, endpoint = tonumber(ARGV[6]), ARGV[7]
+if now > tonumber(ARGV[9]) then return { "late" } end
 call("ZADD", key("workers"), now, worker)
 
 -- Who polls for another has no job any more.
@@ -66,7 +109,18 @@ if abandoned and endpoint == "" then
   local isRunning = job and job.status == "running" and job.worker == worker
   -- Its name is the worker's own word: somebody else who gives it takes nothing away.
   local isOwn = not isRunning or (job.holder or "") == "" or job.holder == holder
-  if isRunning and isOwn then lose(job, worker .. " polled for another job") end
+  if isRunning and isOwn then
+    if tonumber(job.delivering or "0") > now then
+      -- It has handed its result in, and lost its patience: the end is recorded by whoever brings the files. Should
+      -- that one die, the job doesn't wait for the worker's lease.
+      call("ZADD", key("leases"), "XX", "LT", job.delivering, job.id)
+    elseif not job.heard and job.token ~= ARGV[10] and now - tonumber(job.started) <= ${unheardMs}
+      and tonumber(job.unheard or "0") < ${mostUnheard} then
+      call("HINCRBY", key("job:" .. job.id), "unheard", 1)
+      total("unheard")
+      giveUp(job)
+    else lose(job, worker .. " polled for another job") end
+  end
   if isOwn then call("HDEL", key("worker:" .. worker), "job") end
 end
 if setting("paused") == "1" then return false end
@@ -149,6 +203,20 @@ end
 `,
 )
 
+// A claim's answer didn't come, or could not be passed on: nobody has the job.
+// ARGV: worker, token
+// Gives: {"released"} | {"lost"}
+const unclaim = script(
+	"unclaim",
+	`
+local id = call("HGET", key("worker:" .. ARGV[1]), "job")
+local job = id and load(id)
+if not job or job.status ~= "running" or job.token ~= ARGV[2] then return { "lost" } end
+giveUp(job)
+return { "released" }
+`,
+)
+
 // A worker is alive, and perhaps still at work.
 // ARGV: worker, id or "", token, lease ms, job timeout ms, what it says of itself (JSON) or "", progress (JSON) or "",
 //   principal or ""
@@ -168,6 +236,8 @@ if not job then return { "lost" } end
 if job.status == "cancelled" then return { "cancelled" } end
 if job.status ~= "running" or not holds(job, token, ARGV[8]) or job.worker ~= worker then return { "lost" } end
 local deadline = math.min(now + lease, tonumber(job.started) + timeout)
+-- It speaks of the job: so it was told of it.
+if not job.heard then call("HSET", key("job:" .. id), "heard", "1") end
 -- One that claimed without promising heartbeats keeps the long lease it was given.
 if job.heartbeat == "1" then call("ZADD", key("leases"), deadline, id) end
 if ARGV[7] ~= "" then
@@ -182,7 +252,8 @@ return { "held", deadline }
 // A worker hands in a job's end.
 // ARGV: id, token or "", principal or "", completed | failed, error or "", name of the uploaded result or "",
 //   1 if another attempt may help
-// Gives: {"done", revision} | {"retried"} | {"ended", status} | {"waiting"} | {"lost"} | {"missing"} | {"upload"}
+// Gives: {"done", revision} | {"retried"} | {"repeated"} when this holder said the same before | {"ended", status} |
+//   {"waiting"} | {"lost"} | {"missing"} | {"upload"}
 const settle = script(
 	"settle",
 	`
@@ -190,11 +261,14 @@ local id, token, principal, status, why, upload, again = ARGV[1], ARGV[2], ARGV[
 local function drop() if upload ~= "" then call("DEL", key("upload:" .. upload)) end end
 local job = load(id)
 if not job then drop() return { "missing" } end
+if token ~= "" and job.told == token .. ":" .. status then drop() return { "repeated" } end
 if job.status == "pending" then drop() return { "waiting" } end
 if job.status ~= "running" then drop() return { "ended", job.status } end
 if not holds(job, token, principal) then drop() return { "lost" } end
 if upload ~= "" and call("EXISTS", key("upload:" .. upload)) == 0 then return { "upload" } end
 release(job)
+-- The answer to this may be lost, and the worker says it again.
+if token ~= "" then call("HSET", key("job:" .. id), "told", token .. ":" .. status) end
 if again == "1" then
   local failures = call("HINCRBY", key("job:" .. id), "failures", 1)
   if failures <= 2 then
@@ -229,9 +303,7 @@ const giveBack = script(
 	`
 local job = load(ARGV[1])
 if not job or job.status ~= "running" or job.token ~= ARGV[2] then return { "lost" } end
-release(job)
-requeue(job)
-publish(job.id, "job_updated")
+giveUp(job)
 return { "released" }
 `,
 )
@@ -290,7 +362,7 @@ call("ZREM", key("dead"), job.id)
 call("ZREM", key("done"), job.id)
 call("DEL", key("result:" .. job.id))
 call("HDEL", key("job:" .. job.id), "error", "dead", "completed")
-call("HSET", key("job:" .. job.id), "losses", 0, "failures", 0)
+call("HSET", key("job:" .. job.id), "losses", 0, "failures", 0, "unheard", 0)
 call("HINCRBY", key("totals"), "failed", -1)
 requeue(job)
 return { "retried", publish(job.id, "job_updated") }
@@ -299,7 +371,9 @@ return { "retried", publish(job.id, "job_updated") }
 
 export const scripts = {
 	create,
+	withdraw,
 	claim,
+	unclaim,
 	heartbeat,
 	settle,
 	giveBack,

@@ -10,7 +10,9 @@ export function withAmendment(result: string, { node, key, file }: Amendment): s
 	const own = Object.hasOwn(outputs, node) ? (outputs[node] ?? {}) : {}
 	const present = own[key]
 	const files: unknown[] = Array.isArray(present) ? present : []
-	const isThere = files.some((one) => (one as { filename?: unknown } | null)?.filename === file.filename)
+	// Under another key too: a worker names its files as its nodes do.
+	const all = Object.values(own).flatMap((value): unknown[] => (Array.isArray(value) ? value : []))
+	const isThere = all.some((one) => (one as { filename?: unknown } | null)?.filename === file.filename)
 	if (isThere) return undefined
 	const changed = { ...outputs, [node]: { ...own, [key]: [...files, file] } }
 	return JSON.stringify({ ...parsed, outputs: changed })

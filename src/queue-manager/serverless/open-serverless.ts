@@ -8,7 +8,8 @@ import { planOutputs } from "../outputs/prefix.ts"
 import { type SettleTimes, settleTimes } from "../outputs/settle.ts"
 import { leaseMs, type Service } from "../service.ts"
 import { openEndpoints } from "../transports/endpoints.ts"
-import { sharedFilesystem } from "../transports/shared-filesystem.ts"
+import { heldRequest } from "../transports/held-request.ts"
+import { type SharedFilesystemOptions, sharedFilesystem } from "../transports/shared-filesystem.ts"
 import { type EndpointTrust, watchEndpoints } from "./endpoint-watch.ts"
 import { startRunner } from "./runner.ts"
 
@@ -81,7 +82,7 @@ export function openServerless(
 		environment.SERVERLESS_ACTIVE,
 	)
 	const pollMs = environment.SFS_POLL_INTERVAL * 1000
-	const transport = sharedFilesystem({
+	const options: SharedFilesystemOptions = {
 		endpoints,
 		files: looking.files,
 		deliveryFiles: delivering.files,
@@ -99,7 +100,9 @@ export function openServerless(
 			const level = event.event === "delivered" || event.event === "first-file" ? "debug" : "warn"
 			log[level](event, "outputs")
 		},
-	})
+	}
+	const shared = sharedFilesystem(options)
+	const transport = environment.SERVERLESS_TRANSPORT === "held" ? heldRequest(options, shared) : shared
 	const trust = watchEndpoints(transport.preflight, { log, now, onSettled: () => undefined })
 	const active = async () => {
 		const { config } = await service.status()

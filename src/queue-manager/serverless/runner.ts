@@ -5,6 +5,7 @@ import type { FastifyBaseLogger } from "fastify"
 import { messageOf } from "../../lib/errors.ts"
 import type { EventHub } from "../events.ts"
 import type { Metrics } from "../metrics.ts"
+import { withPngInfo } from "../outputs/png-info.ts"
 import type { Queue } from "../queue/queue.ts"
 import { type Outcome, type Progress, StartFailed, type TransportJob } from "../transport.ts"
 import type { SharedFilesystem } from "../transports/shared-filesystem.ts"
@@ -92,10 +93,11 @@ export function startRunner(options: RunnerOptions) {
 		const settings = await options.settings()
 		while (!closing.signal.aborted && trust.mayStart(settings.endpoint)) {
 			const worker = freeSlot()
-			const on = { name: settings.endpoint, slots }
-			const claimed = await queue.claim(worker, "", leaseMs, true, on)
+			const endpoint = { name: settings.endpoint, slots }
+			const claimed = await queue.claim(worker, "", leaseMs, true, { endpoint })
 			if (claimed === undefined) break
-			begin({ ...claimed, endpoint: settings.endpoint }, worker, false, settings)
+			const workflow = withPngInfo(claimed.workflow, claimed.metadata)
+			begin({ ...claimed, workflow, endpoint: settings.endpoint }, worker, false, settings)
 		}
 	}
 
@@ -192,8 +194,8 @@ export function startRunner(options: RunnerOptions) {
 	async function letGo({ job, token, isAccepted }: InHand, why: Why): Promise<void> {
 		if (why === "cancelled") return transport.cancel(job)
 		if (why === "closing") {
-			if (isAccepted) return queue.handOver(job.id, token)
-			// Whether it was accepted isn't known: it is stopped, and begun anew elsewhere.
+			if (isAccepted && transport.endsWithUs !== true) return queue.handOver(job.id, token)
+			// Whether it was accepted isn't known, or nobody can go on with it: it is stopped, and begun anew elsewhere.
 			track(transport.cancel(job))
 			await queue.giveBack(job.id, token)
 			return

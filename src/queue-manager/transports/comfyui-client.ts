@@ -148,7 +148,8 @@ function outOfStep<T>(one: () => Promise<T>, other: () => Promise<T>, round: num
 	return orders[round % orders.length] ?? []
 }
 
-async function readText(response: Response): Promise<string> {
+/** @throws {OperatorError} for an answer that is too long */
+export async function readText(response: Response): Promise<string> {
 	const chunks: Uint8Array[] = []
 	let sizeBytes = 0
 	for await (const chunk of response.body ?? []) {
@@ -159,7 +160,8 @@ async function readText(response: Response): Promise<string> {
 	return Buffer.concat(chunks).toString("utf8")
 }
 
-function parse(text: string): unknown {
+/** JSON's value; the text itself where it is none. */
+export function parse(text: string): unknown {
 	try {
 		return JSON.parse(text)
 	} catch {
@@ -167,13 +169,14 @@ function parse(text: string): unknown {
 	}
 }
 
-function retryAfter(headers: Headers): number | undefined {
+/** In ms; undefined where the header says nothing. */
+export function retryAfter(headers: Headers): number | undefined {
 	const seconds = Number(headers.get("retry-after") ?? "none")
 	return Number.isFinite(seconds) && seconds >= 0 ? seconds * 1000 : undefined
 }
 
 /** undici wraps what the system said. */
-function causeCode(error: unknown): string {
+export function causeCode(error: unknown): string {
 	const cause = error instanceof Error ? error.cause : undefined
 	return String(field(cause, "code") ?? field(error, "code") ?? "connection lost")
 }

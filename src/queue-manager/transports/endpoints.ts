@@ -6,7 +6,14 @@ import { type ComfyuiClient, comfyuiClient } from "./comfyui-client.ts"
 
 export type EndpointOptions = { name: string; url: string; key: Secret | undefined; slots: number }
 
-export type Endpoint = { name: string; slots: number; client: ComfyuiClient }
+export type Endpoint = {
+	name: string
+	slots: number
+	client: ComfyuiClient
+	/** Without a slash at its end. */
+	url: string
+	key: Secret | undefined
+}
 
 export type EndpointState = { name: string; isActive: boolean; running: number; slots: number }
 
@@ -24,10 +31,10 @@ export type Endpoints = {
 /** @param active the name of the one that gets new jobs at first */
 export function openEndpoints(options: readonly EndpointOptions[], active: string): Endpoints {
 	const endpoints = new Map(
-		options.map(({ name, url, key, slots }) => [
-			name,
-			{ name, slots, client: comfyuiClient({ name, url: url.replace(/\/+$/, ""), key }) },
-		]),
+		options.map(({ name, url: given, key, slots }) => {
+			const url = given.replace(/\/+$/, "")
+			return [name, { name, slots, url, key, client: comfyuiClient({ name, url, key }) }]
+		}),
 	)
 	const holders = new Map<string, string>()
 	const running = (name: string) => [...holders.values()].filter((holder) => holder === name).length

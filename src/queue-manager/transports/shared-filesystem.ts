@@ -73,7 +73,7 @@ export type SharedFilesystem = Transport & {
 }
 
 /** Beside the attempt's files: what a queue manager that starts anew must know to go on observing. */
-const acceptedName = ".accepted.json"
+export const acceptedName = ".accepted.json"
 
 export function sharedFilesystem(options: SharedFilesystemOptions): SharedFilesystem {
 	const { endpoints, files, clock, shareRoot, say = () => {} } = options

@@ -7,7 +7,7 @@ import { type Answer, type ComfyuiClient, field, NoAnswer } from "./comfyui-clie
 export type Accepted = { submission: number; number: number; nodeErrors: Record<string, unknown> }
 
 export type SubmitOptions = {
-	endpoint: { name: string; client: ComfyuiClient }
+	endpoint: { name: string; client: Pick<ComfyuiClient, "prompt"> }
 	/** The body for the n-th submission: each that may have been accepted unseen gets a directory of its own. */
 	bodyOf(submission: number): Promise<unknown>
 	clock: Clock

@@ -1,9 +1,12 @@
 // Who may do what with AUTH_MODE=proxy: headers count only with the proxy's secret, tokens only whole and of this
 // generation, and nobody reaches into another user's jobs.
+import { request } from "node:http"
+import { connect } from "node:net"
 import { afterAll, beforeAll, expect, test } from "vitest"
 import { serviceToken } from "../../../src/lib/formats/service-token.ts"
 import { Secret } from "../../../src/lib/secret.ts"
 import { describeWith } from "../../support/parts.ts"
+import { poll } from "../../support/poll.ts"
 import {
 	type Ask,
 	clientOf,
@@ -23,6 +26,21 @@ const proxied = (user: string, role = "user") => ({
 	"x-comfyume-user": user,
 	"x-comfyume-role": role,
 })
+/** The status of a request whose every header is ours to choose, `host` too. */
+const statusOf = (url: string, method: string, path: string, headers: Record<string, string>, body = "") =>
+	new Promise<number>((resolve, reject) => {
+		const asked = request(`${url}${path}`, { method, headers, agent: false })
+		asked.on("response", (answer) => {
+			answer.resume()
+			resolve(answer.statusCode ?? 0)
+		})
+		asked.on("upgrade", (_answer, socket) => {
+			socket.destroy()
+			resolve(101)
+		})
+		asked.on("error", reject)
+		asked.end(body)
+	})
 const job = (user_id: string, over = {}) => ({ user_id, workflow: { a: 1 }, ...over })
 
 describeWith("redis", "access", () => {
@@ -38,6 +56,7 @@ describeWith("redis", "access", () => {
 			PROXY_SECRET: proxySecret,
 			TOKEN_KEY: tokenKey,
 			TOKEN_GENERATION: "3",
+			CORS_ORIGINS: "https://friend.example.test, *",
 		})
 		ask = clientOf(manager.url)
 	})
@@ -126,6 +145,7 @@ describeWith("redis", "access", () => {
 			["PUT", "/queue/weights", { user_id: "ann", value: null }],
 			["PUT", "/banner", { text: "" }],
 			["GET", "/dead", undefined],
+			["GET", "/client-log", undefined],
 			["GET", "/workers", undefined],
 			["GET", "/endpoint", undefined],
 			["PUT", "/endpoint", { endpoint: "default" }],
@@ -190,11 +210,96 @@ describeWith("redis", "access", () => {
 		for (const client of [ann, frontend, teacher])
 			await client.next("ann's job", ({ data }) => data.id === id)
 		for (const { received } of [ann, frontend]) {
-			expect(new Set(received.map(({ data }) => data.user_id))).toEqual(new Set(["ann"]))
+			// What is no job's, as the banner, is told to all.
+			const jobs = received.filter(({ type }) => type.startsWith("job_"))
+			expect(new Set(jobs.map(({ data }) => data.user_id))).toEqual(new Set(["ann"]))
 		}
 		expect(teacher.received.some(({ data }) => data.user_id === "bob")).toBe(true)
 		await expect(openEvents(manager.url, "/ws?user_id=bob", proxied("ann"))).rejects.toThrow("refused")
 		for (const client of [ann, frontend, teacher]) await client.close()
+	})
+
+	const pages: [string, Record<string, string>, boolean][] = [
+		["no browser", {}, true],
+		["a page of its own", { origin: "https://workshop.example.test", "sec-fetch-site": "same-origin" }, true],
+		["a page that CORS_ORIGINS names", { origin: "https://friend.example.test" }, true],
+		[
+			"that page, on another site",
+			{ origin: "https://friend.example.test", "sec-fetch-site": "cross-site" },
+			true,
+		],
+		["a stranger's page", { origin: "https://stranger.example.test", "sec-fetch-site": "cross-site" }, false],
+		["a page of a neighbour's name", { origin: "https://x.workshop.example.test" }, false],
+		["a page of its name in clear text", { origin: "http://workshop.example.test" }, false],
+		["a page without an origin", { origin: "null" }, false],
+		["a page that hides its origin", { "sec-fetch-site": "cross-site" }, false],
+		[
+			"a page at a name that begins like it",
+			{ origin: "https://workshop.example.test.stranger.test" },
+			false,
+		],
+	]
+	test.each(pages)(
+		"a browser that nginx let in may change things and listen for %s: as it should",
+		async (_, shown, may) => {
+			const behind = {
+				...proxied("ann"),
+				...shown,
+				host: "workshop.example.test",
+				"x-forwarded-proto": "https",
+			}
+			const { id } = (await ask("POST", "/jobs", job("ann"), proxied("ann"))).body
+			// Reading needs no more than before: whether the page may see it is for CORS to say.
+			expect(await statusOf(manager.url, "GET", "/api/jobs", behind)).toBe(200)
+			for (const [method, path, good] of [
+				["POST", "/api/jobs", 201],
+				["PATCH", `/jobs/${id}/priority?priority=3`, 200],
+				["DELETE", `/api/jobs/${id}`, 204],
+			] as const) {
+				const body = method === "POST" ? JSON.stringify(job("ann")) : ""
+				expect([method, await statusOf(manager.url, method, path, behind, body)]).toEqual([
+					method,
+					may ? good : 403,
+				])
+			}
+			const upgrade = {
+				connection: "Upgrade",
+				upgrade: "websocket",
+				"sec-websocket-version": "13",
+				"sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+			}
+			expect(await statusOf(manager.url, "GET", "/api/ws", { ...behind, ...upgrade })).toBe(may ? 101 : 403)
+			// Who shows a token was not talked into anything.
+			const bare = { ...shown, host: "workshop.example.test", ...token("user", "ann") }
+			expect(await statusOf(manager.url, "POST", "/jobs", bare, JSON.stringify(job("ann")))).toBe(201)
+		},
+	)
+
+	test("one user fills their own share of the room for bodies, and nobody else's", async () => {
+		const { hostname, port } = new URL(manager.url)
+		const head = (user: string) =>
+			`POST /jobs HTTP/1.1\r\nhost: x\r\ncontent-length: 10000000\r\n${Object.entries(proxied(user))
+				.map(([name, value]) => `${name}: ${value}\r\n`)
+				.join("")}\r\n{`
+		const answers: string[] = []
+		const slow = Array.from({ length: 20 }, () => {
+			const socket = connect(Number(port), hostname)
+			socket.on("error", () => undefined)
+			socket.on("data", (chunk) => void answers.push(String(chunk)))
+			socket.write(head("ann"))
+			return socket
+		})
+		await poll(() => answers.filter((one) => one.startsWith("HTTP/1.1 429")).length >= 7, {
+			what: "seven too many are refused",
+			deadlineMs: 20_000,
+		})
+		const large = job("bob", { workflow: { x: "y".repeat(9_000_000) } })
+		expect((await ask("POST", "/jobs", large, proxied("bob"))).status).toBe(201)
+		expect((await ask("POST", "/jobs", { ...large, user_id: "ann" }, proxied("ann"))).status).toBe(429)
+		for (const socket of slow) socket.destroy()
+		const again = async () =>
+			(await ask("POST", "/jobs", { ...large, user_id: "ann" }, proxied("ann"))).status === 201
+		await poll(again, { what: "there is room again", deadlineMs: 20_000 })
 	})
 
 	test("health and counters need nobody in particular, and secrets are in no answer and no log", async () => {
@@ -205,6 +310,30 @@ describeWith("redis", "access", () => {
 		}
 		expect(manager.log()).not.toContain(proxySecret)
 		expect(manager.log()).not.toContain(tokenKey)
+	})
+})
+
+describeWith("redis", "a queue of six places", () => {
+	test("lets one user have half of them, others the rest, and instructors as many as there are", async () => {
+		await using redis = await startTestRedis()
+		const keys = { AUTH_MODE: "proxy", PROXY_SECRET: proxySecret, TOKEN_KEY: tokenKey }
+		await using manager = await startQueueManager({ ...keys, REDIS_HOST: redis.socket, MAX_QUEUE_DEPTH: "6" })
+		const ask = clientOf(manager.url)
+		const submit = async (user: string, as = proxied(user)) => {
+			const { status, body } = await ask("POST", "/jobs", job(user), as)
+			return status === 201 ? body.id : [status, body.detail]
+		}
+		const first = await submit("ann")
+		for (let n = 0; n < 2; n++) await submit("ann")
+		const crowded = [429, "Too many of your jobs are waiting (max user depth: 3)"]
+		expect(await submit("ann")).toEqual(crowded)
+		expect(await submit("ann", token("frontend", "ann") as never)).toEqual(crowded)
+		expect(await submit("bob")).toEqual(expect.any(String))
+		await ask("DELETE", `/jobs/${first}`, undefined, proxied("ann"))
+		expect(await submit("ann")).toEqual(expect.any(String))
+		const teacher = proxied("teacher", "admin")
+		for (let n = 0; n < 2; n++) expect(await submit("ann", teacher)).toEqual(expect.any(String))
+		expect(await submit("cem")).toEqual([429, "Queue is full (max depth: 6)"])
 	})
 })
 

@@ -1,7 +1,7 @@
 // The clients that exist and can't be changed, each behaving as it does, and the order they are served in.
 import { expect, test } from "vitest"
 import { poll } from "../../support/poll.ts"
-import { clientOf } from "../../support/queue-manager.ts"
+import { clientOf, openEvents } from "../../support/queue-manager.ts"
 import { claimAll, claimJob, describeContract, submit } from "../../support/queue-manager-subject.ts"
 
 describeContract("the clients", (subject) => {
@@ -33,13 +33,16 @@ describeContract("the clients", (subject) => {
 		})
 	})
 
-	test("a worker that polls for another has given up its job: it is handed out again, and then given up", async () => {
+	test("a worker that polls for another has given up its job: it is handed out again, and given up in the end", async () => {
 		await claimAll(ask)
 		const id = await submit(ask)
 		const poll = async () => (await ask("GET", "/workers/next-job?worker_id=forgetful")).body.job?.id ?? null
 		expect(await poll()).toBe(id)
 		expect(await poll()).toBe(id)
-		expect(await poll()).toBeNull()
+		// An answer may get lost on its way to a worker: what looks like that is not held against the job at once.
+		let times = 2
+		while ((await poll()) !== null) times += 1
+		expect(times).toBeLessThanOrEqual(5)
 		const { body } = await ask("GET", `/jobs/${id}`)
 		expect(body.status).toBe("failed")
 		expect(body.error).toContain("forgetful")
@@ -283,10 +286,18 @@ describeContract("what goes beyond the contract", (subject) => {
 		expect((await ask("GET", "/dead")).body).toEqual([])
 	})
 
-	test("the banner is shown to all, and pages' reports are limited", async () => {
+	test("the banner is shown and told to all, and pages' reports are kept and limited", async () => {
 		const banner = { text: "Back at two", level: "warning" }
+		const events = await openEvents(subject().url, "/ws?user_id=ann")
 		expect((await ask("PUT", "/api/banner", banner)).status).toBe(200)
 		expect((await ask("GET", "/api/banner")).body).toEqual(banner)
+		expect(await events.next("the banner", ({ type }) => type === "banner")).toMatchObject({ data: banner })
+		await events.close()
+		for (const message of ["first", "second"])
+			await ask("POST", "/api/client-log", { level: "error", message, context: { count: 1 } })
+		const reports = (await ask("GET", "/api/client-log?limit=2")).body
+		expect(reports.map(({ message }: { message: string }) => message)).toEqual(["second", "first"])
+		expect(reports[0]).toMatchObject({ level: "error", context: { count: 1 } })
 		const statuses = []
 		for (let n = 0; n < 40; n++) {
 			statuses.push((await ask("POST", "/api/client-log", { message: "TypeError" })).status)

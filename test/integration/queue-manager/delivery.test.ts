@@ -1,4 +1,5 @@
-import { execFileSync, spawnSync } from "node:child_process"
+import { execFileSync, spawn, spawnSync } from "node:child_process"
+import { once } from "node:events"
 import {
 	mkdirSync,
 	mkdtempSync,
@@ -118,6 +119,49 @@ test("no path of the share leads outside of it, by names, links or links above",
 	await expect(pool.files.list({ root, path: "etc" })).rejects.toThrow(/link/)
 	await expect(pool.files.makeOwn({ root, path: "etc/x" })).rejects.toThrow()
 	expect(readdirSync(to.root)).toEqual([])
+})
+
+test("a user who swaps their own directory for a link to another's while files come gets nothing into it or out of it", async () => {
+	using place = world()
+	await using pool = openFilePool({ name: "the share" })
+	const outputs = join(place.directory, "outputs")
+	const [own, aside, other] = ["user001", "aside", "user002"].map((name) => join(outputs, name))
+	for (const path of [own, other]) mkdirSync(path ?? "")
+	writeFileSync(join(other ?? "", "private.png"), makePng("private", {}))
+	writeFileSync(join(place.directory, "share/a.png"), place.picture)
+	// As fast as it can: real directory, link, real directory, …
+	// As fast as it can, and whatever comes in between: real directory, link, real directory, …
+	const swap = `const fs = require("node:fs"); const [own, aside, other] = process.argv.slice(1)
+		const steps = [() => fs.renameSync(own, aside), () => fs.symlinkSync(other, own), () => fs.unlinkSync(own),
+			() => fs.renameSync(aside, own)]
+		for (;;) for (const step of steps) try { step() } catch {}`
+	const swapper = spawn(process.execPath, ["-e", swap, own ?? "", aside ?? "", other ?? ""], {
+		stdio: "ignore",
+	})
+	const gone = once(swapper, "exit")
+	let refused = 0
+	let arrived = 0
+	try {
+		for (let turn = 0; turn < 100; turn++) {
+			const part = { root: outputs, path: `user001/${turn}.part` }
+			const from = { root: join(place.directory, "share"), path: "a.png" }
+			try {
+				await pool.files.makeOwn({ root: outputs, path: "user001" })
+				await pool.files.copy({ from, to: part, mostBytes: 1e6 })
+				await pool.files.publish({ ...part, name: `${turn}.png` })
+				await pool.files.remove({ root: outputs, path: "user001/private.png" })
+				arrived++
+			} catch {
+				refused++
+			}
+		}
+	} finally {
+		swapper.kill("SIGKILL")
+		await gone
+	}
+	expect(refused).toBeGreaterThan(0)
+	expect(refused + arrived).toBe(100)
+	expect(readdirSync(other ?? "")).toEqual(["private.png"])
 })
 
 test("a file above the size cap is not copied", async () => {

@@ -1,7 +1,8 @@
 // Limits hold under load: large bodies, slow clients, clients that don't read, and the bundle that goes into the image.
 import { spawn } from "node:child_process"
+import { createHash } from "node:crypto"
 import { mkdtemp, rm } from "node:fs/promises"
-import { connect } from "node:net"
+import { connect, type Socket } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, beforeAll, expect, test } from "vitest"
@@ -35,6 +36,51 @@ describeWith("redis", "under load", () => {
 		const answers = await Promise.all(Array.from({ length: 50 }, () => ask("POST", "/jobs", body)))
 		expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([201]))
 		expect((await ask("GET", "/health")).body).toMatchObject({ status: "healthy", queue_depth: 50 })
+	})
+
+	test("readers of a 45 MB result have it byte for byte, and only so many of them at once", async () => {
+		await using own = await startQueueManager({ REDIS_HOST: redis.socket, MAX_QUEUE_DEPTH: "0" })
+		const ask = clientOf(own.url)
+		const { id } = (await ask("POST", "/jobs", { user_id: "heavy", workflow: { a: 1 } })).body
+		await ask("GET", "/workers/next-job?worker_id=w")
+		// A number as no program here would write it shows that nobody rewrote it.
+		const result = `{"n": 1.0e10, "x": "${"é".repeat(22_500_000)}"}`
+		expect((await ask("POST", `/workers/complete-job?job_id=${id}`, result)).status).toBe(200)
+		const { text } = await ask("GET", `/jobs/${id}`)
+		expect(text.endsWith(`,"result":${result}}`)).toBe(true)
+		const digest = createHash("sha256").update(text).digest("hex")
+		const read = async () => {
+			const answer = await fetch(`${own.url}/jobs/${id}`)
+			const hash = createHash("sha256")
+			for await (const chunk of answer.body ?? []) hash.update(chunk)
+			return [answer.status, hash.digest("hex")]
+		}
+		expect(await Promise.all([read(), read(), read()])).toEqual(
+			Array.from({ length: 3 }, () => [200, digest]),
+		)
+		// Those that take their time have so much at once; the others wait until one of them is done.
+		const { hostname, port } = new URL(own.url)
+		const begun = new Set<Socket>()
+		const slow = Array.from({ length: 20 }, () => {
+			const socket = connect(Number(port), hostname)
+			socket.on("error", () => undefined)
+			socket.once("data", () => {
+				begun.add(socket)
+				socket.pause()
+			})
+			socket.write(`GET /jobs/${id} HTTP/1.1\r\nhost: x\r\n\r\n`)
+			return socket
+		})
+		await poll(() => begun.size >= 5, { what: "the first five are served", deadlineMs: 20_000 })
+		for (let time = 0; time < 30; time++) expect((await ask("GET", "/health")).status).toBe(200)
+		expect(begun.size).toBe(5)
+		for (const socket of begun) socket.destroy()
+		await poll(() => begun.size === 10, { what: "the next five are served", deadlineMs: 20_000 })
+		for (const socket of slow) socket.destroy()
+		// Whoever only asks for its state doesn't make Redis send it.
+		const listed = (await ask("GET", "/jobs?user_id=heavy&status=completed")).body
+		expect(listed).toMatchObject([{ id, result: null }])
+		expect((await ask("DELETE", `/jobs/${id}`)).status).toBe(400)
 	})
 
 	test("a hundred clients that send a byte now and then hold up nobody", async () => {

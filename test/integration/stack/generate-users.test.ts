@@ -16,16 +16,24 @@ import {
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
-import { afterEach, beforeEach, describe, expect, test } from "vitest"
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest"
 import { readEnvFile } from "../../../src/lib/formats/env-file.ts"
-import { inventory } from "../../support/cli.ts"
+import { install, inventory } from "../../support/cli.ts"
 import { describeWith } from "../../support/parts.ts"
 import { run } from "../../support/run.ts"
 
 const root = fileURLToPath(new URL("../../..", import.meta.url))
 let directory = ""
+let program = ""
+let launcher = ""
 const at = (...parts: string[]) => join(directory, ...parts)
 const text = (path: string) => readFileSync(at("stack", path), "utf8")
+
+beforeAll(async () => {
+	program = mkdtempSync(join(tmpdir(), "comfyume-program-"))
+	launcher = await install(program)
+})
+afterAll(() => rmSync(program, { recursive: true, force: true }))
 
 beforeEach(() => {
 	directory = realpathSync(mkdtempSync(join(tmpdir(), "comfyume-users-")))
@@ -44,7 +52,7 @@ environments:
     stack:
       directory: ${at("stack")}
       users: 2
-      paths: { outputs: ${at("outputs")}, inputs: ${at("inputs")}, models: ${at("models")} }
+      paths: { outputs: ${at("outputs")}, inputs: ${at("inputs")}, models: ${at("models")}, shareOutputs: ${at("share-outputs")} }
 `,
 	)
 })
@@ -58,7 +66,7 @@ function comfyume(...words: string[]): Promise<Ended> {
 		env: { PATH: process.env["PATH"], HOME: directory, COMFYUME_ENV: "sandbox" },
 	}
 	return new Promise((resolve, reject) => {
-		execFile(process.execPath, [join(root, "src/cli.ts"), ...words], options, (error, stdout, stderr) => {
+		execFile(process.execPath, [launcher, ...words], options, (error, stdout, stderr) => {
 			// Whatever it says, it says no secret.
 			for (const password of existsSync(at("stack/credentials.env"))
 				? [...passwords().values(), ...secrets()]
@@ -89,14 +97,16 @@ describe("generate-users", () => {
 	test("writes a new stack, and a second run changes nothing", async () => {
 		expect(await comfyume("generate-users")).toMatchObject({
 			exitCode: 0,
-			stderr: expect.stringContaining("wrote 12 files"),
+			stdout: expect.stringContaining("new: compose.yaml\n"),
+			stderr: expect.stringMatching(
+				/applied: Files of the stack: in \S+\/stack: 2 users \(user001–user002\), 7 containers/,
+			),
 		})
 		const before = inventory(at("stack"))
-		expect(await comfyume("generate-users")).toEqual({
-			exitCode: 0,
-			stdout: "",
-			stderr: `nothing to change in ${at("stack")}: 2 users (user001–user002), 7 containers\n`,
-		})
+		const second = await comfyume("generate-users")
+		expect({ exitCode: second.exitCode, stdout: second.stdout }).toEqual({ exitCode: 0, stdout: "" })
+		expect(second.stderr).toContain("2 already right")
+		expect(second.stderr).not.toContain("applied")
 		expect(inventory(at("stack"))).toEqual(before)
 		for (const name of ["credentials.env", ".env", "auth/htpasswd", "nginx/proxy-secret.conf"])
 			expect(before.get(`/${name}`)).toMatch(/^file 600 /)
@@ -125,7 +135,7 @@ describe("generate-users", () => {
 		writeFileSync(picture, "pixels")
 		writeFileSync(workflow, "{}")
 		const removed = await comfyume("generate-users", "--remove", "user002")
-		expect(removed.stderr).toContain(`note: ${at("outputs/user002")} is of nobody in the roster; it stays`)
+		expect(removed.stderr).toContain(`${at("outputs/user002")} is of nobody in the roster; it stays`)
 		expect(existsSync(picture)).toBe(true)
 		const { stdout } = await comfyume("generate-users", "--add", "user002")
 		expect(stdout).not.toContain("directory:")
@@ -137,7 +147,8 @@ describe("generate-users", () => {
 		rmSync(at("models"), { recursive: true })
 		const { exitCode, stderr } = await comfyume("generate-users")
 		expect(exitCode).toBe(3)
-		expect(stderr).toContain(`failed: ${at("models")} is not there`)
+		expect(stderr).toContain(`${at("models")} is not there: nothing is made below it`)
+		expect(stderr).toContain(`  try: findmnt ${at("models")}`)
 		expect(existsSync(at("models"))).toBe(false)
 		expect(existsSync(at("outputs/user001"))).toBe(true)
 	})
@@ -161,7 +172,7 @@ describe("generate-users", () => {
 		const { stdout, stderr } = await comfyume("generate-users", "--add", "user009", "--dry-run")
 		expect(stdout).toContain("  + \tuser009 comfy-user009:8188;")
 		expect(stdout).toContain("changed: auth/htpasswd\nchanged: nginx/comfyume.conf")
-		expect(stderr).toContain("would write")
+		expect(stderr).toContain("would apply: Files of the stack")
 		expect(inventory(directory)).toEqual(before)
 	})
 
@@ -286,7 +297,7 @@ describe("env render", () => {
 		writeFileSync(at("stack/.env"), `${text(".env")}HUGGINGFACE_TOKEN=hf-made-up\nOWN_THING='a b'\n`)
 		const before = new Map(entries(".env").map(({ name, value }) => [name, value]))
 		expect((await comfyume("env", "render", "--rotate", "REDIS_PASSWORD")).stdout).toBe(
-			"new secret: REDIS_PASSWORD\n",
+			"changed: .env\nnew secret: REDIS_PASSWORD\n",
 		)
 		const after = new Map(entries(".env").map(({ name, value }) => [name, value]))
 		expect(after.get("REDIS_PASSWORD")).not.toBe(before.get("REDIS_PASSWORD"))
@@ -295,7 +306,7 @@ describe("env render", () => {
 		expect(after.get("HF_TOKEN")).toBe("hf-made-up")
 		expect(await comfyume("env", "render")).toMatchObject({
 			stdout: "",
-			stderr: expect.stringContaining("nothing"),
+			stderr: expect.stringContaining("1 already right"),
 		})
 	})
 })

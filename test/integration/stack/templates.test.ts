@@ -1,8 +1,9 @@
 // The templates' own programs, run as they will be in a container.
 import { spawn } from "node:child_process"
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { createHash } from "node:crypto"
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
-import { join } from "node:path"
+import { join, relative } from "node:path"
 import { fileURLToPath } from "node:url"
 import { afterEach, beforeEach, describe, expect, test } from "vitest"
 import { buildAuthGate } from "../../../scripts/build.ts"
@@ -68,6 +69,28 @@ describe("the frontend's entrypoint", () => {
 		rmSync(workflow())
 		await enter()
 		expect(existsSync(workflow())).toBe(false)
+	})
+})
+
+describe("the frontend's extension", () => {
+	const frontend = join(templates, "frontend")
+
+	test("has a manifest that says what every file of it must be", async () => {
+		const files = readdirSync(join(frontend, "custom_nodes/comfyume"), {
+			recursive: true,
+			withFileTypes: true,
+		})
+			.filter((entry) => entry.isFile() && !entry.name.endsWith(".pyc"))
+			.map((entry) => relative(join(frontend, "custom_nodes"), join(entry.parentPath, entry.name)))
+		const manifest = readFileSync(join(frontend, "comfyume.sha256"), "utf8")
+		const listed = manifest.trim().split("\n")
+		expect(listed.map((line) => line.slice(66)).sort()).toEqual(files.sort())
+		const digests = files.map((name) =>
+			createHash("sha256")
+				.update(readFileSync(join(frontend, "custom_nodes", name)))
+				.digest("hex"),
+		)
+		expect(listed.sort()).toEqual(files.map((name, index) => `${digests[index]}  ${name}`).sort())
 	})
 })
 

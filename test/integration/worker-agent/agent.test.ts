@@ -74,6 +74,14 @@ describe("a job that goes well", () => {
 		expect(await readdir(join(directory, "outputs", subfolder))).toEqual(["9~still_00001_.png"])
 	})
 
+	test("has the graph of its metadata written into its pictures", async () => {
+		const graph = { workflow: { nodes: [], made: "up" } }
+		const job = queue.add(save(), { extra_pnginfo: graph })
+		startAgent()
+		await ends(job, "completed")
+		expect(comfyui.seen.extraData).toEqual([{ extra_pnginfo: graph }])
+	})
+
 	test("tells how far it is: the node at work and its steps", async () => {
 		const job = queue.add({ "3": { class_type: "KSampler", inputs: { hold: true } }, ...save() })
 		startAgent()

@@ -37,19 +37,23 @@ async function bootId(): Promise<string> {
 	return (await readFile("/proc/sys/kernel/random/boot_id", "utf8")).trim()
 }
 
-/**
- * Does some work that only one process on the machine may do at a time. The lock is an abstract socket: the kernel
- * frees it when its holder dies, however that happens.
- */
+/** Does some work that only one process on the machine may do at a time. */
 export async function oneAtATime<T>(name: string, work: () => Promise<T>): Promise<T> {
+	await using _lock = await holdLock(name, 120_000)
+	return await work()
+}
+
+/**
+ * A lock that one process on the machine holds at a time. It is an abstract socket: the kernel frees it when its holder
+ * dies, however that happens.
+ */
+export async function holdLock(name: string, deadlineMs: number): Promise<AsyncDisposable> {
 	const lock = await poll(() => bind(`\0comfyume-test-${name}`), {
 		what: `the lock ${name}, held by another process`,
-		deadlineMs: 120_000,
+		deadlineMs,
 	})
-	try {
-		return await work()
-	} finally {
-		await new Promise((closed) => lock.close(closed))
+	return {
+		[Symbol.asyncDispose]: () => new Promise((closed) => lock.close(() => closed())),
 	}
 }
 

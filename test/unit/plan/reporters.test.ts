@@ -2,6 +2,7 @@
 import { stripVTControlCharacters } from "node:util"
 import { describe, expect, test } from "vitest"
 import {
+	type ContainerFacts,
 	type Event,
 	type EventBody,
 	eventSchema,
@@ -12,6 +13,7 @@ import { chooseReporter, unfailing } from "../../../src/lib/plan/reporters/choos
 import { interactiveReporter } from "../../../src/lib/plan/reporters/interactive.ts"
 import { plainReporter } from "../../../src/lib/plan/reporters/plain.ts"
 import type { Terminal } from "../../../src/lib/ui/surroundings.ts"
+import { poll } from "../../support/poll.ts"
 
 const mebibyte = 1024 * 1024
 
@@ -285,6 +287,66 @@ project   none    -                                           NOT OK: not there
 	})
 })
 
+describe("the stack's containers", () => {
+	const facts = (container: string, more: Partial<ContainerFacts> = {}): EventBody => ({
+		event: "container",
+		...{ container, expected: true, state: "running", health: "healthy", restarts: 0, right: true },
+		...{ since: "2025-12-31T23:00:00.000Z", imageCurrent: true, configurationCurrent: true },
+		because: "healthy",
+		...more,
+	})
+	const { since: _, ...missing } = { since: "", state: "missing", health: "none", right: false }
+	const status = record(
+		[0, facts("comfy-redis")],
+		[
+			0,
+			facts("comfy-queue-manager", {
+				...{ restarts: 4, health: "unhealthy", right: false, configurationCurrent: false },
+				because: "its health check fails: no answer",
+			}),
+		],
+		[
+			0,
+			{
+				...facts("comfy-user001"),
+				...missing,
+				since: undefined,
+				because: "there is no such container",
+			} as EventBody,
+		],
+		[
+			0,
+			{
+				event: "end",
+				exitCode: 3,
+				satisfied: 1,
+				applied: 0,
+				planned: 0,
+				failed: 1,
+				durationMs: 1,
+				summary: [],
+			},
+		],
+	)
+
+	test("stand in a table, what is missing first, and what is well says no more than it must", async () => {
+		const screen = terminal()
+		await play(plainReporter(screen), status)
+		expect(screen.said().out).toBe(`container            state      since  restarts  outdated       because
+comfy-user001        missing                                    there is no such container
+comfy-queue-manager  unhealthy  1 h    4         configuration  its health check fails: no answer
+comfy-redis          healthy    1 h
+`)
+	})
+
+	test.each([80, 40])("fit into %d columns", async (columns) => {
+		const screen = terminal({ interactive: true, columns })
+		await play(plainReporter(screen), status)
+		for (const line of screen.said().out.split("\n")) expect(line.length).toBeLessThanOrEqual(columns)
+		expect(screen.said().out).toContain("comfy-user001")
+	})
+})
+
 describe("on a terminal", () => {
 	const screenText = (screen: ReturnType<typeof terminal>) => stripVTControlCharacters(screen.said().talk)
 	/** What stands there when all is drawn: what listr2 prints last. */
@@ -311,6 +373,35 @@ blocked: Start: waits for project, which failed
 next: comfyume restore --only project
 `)
 		expect(screen.said().out).toContain("artifact  source  snapshot")
+	})
+
+	test("of steps that run side by side those that wait look as they do, whatever their place in the list", async () => {
+		const screen = terminal({ interactive: true })
+		const reporter = interactiveReporter(screen)
+		const [planned, ...rest] = record(
+			[
+				0,
+				{
+					event: "plan",
+					...{ command: "start", environment: "sandbox", host: "box", place: "a test", dryRun: false },
+					steps: [
+						{ id: "user001", title: "user001", lane: "batch 1" },
+						{ id: "user002", title: "user002", lane: "batch 1" },
+						{ id: "user006", title: "user006", lane: "batch 2" },
+					],
+				},
+			],
+			[0, { event: "checking", step: "user001" }],
+			[0, { event: "checking", step: "user006" }],
+			[1, { event: "step", step: "user006", outcome: "applied", because: "healthy", durationMs: 1 }],
+		)
+		if (planned !== undefined) reporter.event(planned)
+		for (const event of rest) reporter.event(event)
+		await poll(() => /✔ user006: healthy/.test(screenText(screen)), { what: "the line", deadlineMs: 20_000 })
+		expect(screenText(screen)).toMatch(/⠋ user001: checking\n◼ user002\n/)
+		const drawn = screenText(screen)
+		expect(drawn.slice(drawn.indexOf("user001: checking"))).not.toMatch(/[^◼\s] user002/)
+		await reporter.close()
 	})
 
 	test("rate, time left and source are shown while bytes move", async () => {

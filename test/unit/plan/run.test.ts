@@ -162,6 +162,19 @@ describe("a dry run", () => {
 		expect(exitCode).toBe(0)
 	})
 
+	test("says that what is right comes again behind what it would apply, unless that lasts", async () => {
+		const world = newWorld("b", "c")
+		const { outcomes } = await run(
+			planOf([
+				step(world, "a"),
+				step(world, "b", { requires: ["a"] }),
+				step(world, "c", { requires: ["a"], lasting: true }),
+			]),
+			{ dryRun: true },
+		)
+		expect(outcomes).toEqual({ a: "planned", b: "planned", c: "satisfied" })
+	})
+
 	test("claims nothing about what is unknown: it fails", async () => {
 		const check = async (): Promise<Finding> => unknown("no answer")
 		const { outcomes, exitCode } = await run(planOf([step(newWorld(), "a", { check })]), { dryRun: true })

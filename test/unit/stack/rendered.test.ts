@@ -125,6 +125,26 @@ describe.each([1, 20, 500])("a stack of %i users", (users) => {
 		}
 	})
 
+	test("lets workers write to the share alone, and the queue manager bring it from there to the users", () => {
+		const { paths } = stack.configuration
+		const mountsOf = (name: string) =>
+			Object.fromEntries((services[name]?.volumes ?? []).map(({ source, target }) => [target, source]))
+		expect(mountsOf("queue-manager")).toEqual({
+			"/outputs": paths.outputs,
+			"/inputs": paths.inputs,
+			"/mnt/sfs/outputs": paths.shareOutputs,
+		})
+		expect(services["queue-manager"]?.environment).toMatchObject({
+			OUTPUTS_PATH: "/outputs",
+			INPUTS_PATH: "/inputs",
+			SFS_OUTPUT_DIR: "/mnt/sfs/outputs",
+		})
+		for (const name of ["worker", "worker-agent"]) {
+			expect(mountsOf(name)["/outputs"]).toBe(paths.shareOutputs)
+			expect(Object.values(mountsOf(name))).not.toContain(paths.outputs)
+		}
+	})
+
 	test("publishes nothing but nginx's two ports and, on loopback, what operators ask", () => {
 		const published = all.flatMap(([, { ports = [] }]) => ports)
 		expect(published.sort()).toEqual(["127.0.0.1:3000:3000", "127.0.0.1:6379:6379", "443:443", "80:80"])
@@ -233,7 +253,7 @@ test("with nginx on the host its container is gone, and everything it needs list
 	const published = Object.values(services).flatMap(({ ports = [] }) => ports)
 	expect(published).toContain("127.0.0.1:8207:8188")
 	for (const port of published) expect(port).toMatch(/^127\.0\.0\.1:/)
-	const site = files.get("nginx/comfyume.conf") ?? ""
+	const site = files.get("nginx/host.conf") ?? ""
 	expect(site).toContain("\tuser020 127.0.0.1:8207;\n")
 	expect(site).not.toMatch(/^resolver/m)
 	expect(site).not.toContain("comfy-queue-manager")

@@ -92,6 +92,14 @@ describe("outputs", () => {
 		expect(isolateOutputs(odd, job, day)).toEqual({ workflow: odd, saving: [] })
 	})
 
+	test("keep the place that the queue manager gave them for this attempt, and no other's", () => {
+		expect(prefixOf("cq/20261119/7f/a2/9~a b é")).toBe("cq/20261119/7f/a2/9~a b é")
+		expect(prefixOf("cq/20261119/7f/a1/9~still")).toBe("cq/20261121/7f/a2/9~9_still")
+		expect(prefixOf("cq/20261119/7f/a2/../../x")).toBe("cq/20261121/7f/a2/9~x")
+		const node = { inputs: { filename_prefix: "cq/20261119/7f/a2/9~still" } }
+		expect(isolateOutputs({ "9": node }, job, day).saving).toEqual(["9"])
+	})
+
 	test("leave the given workflow as it was", () => {
 		const given = { "9": { inputs: { filename_prefix: "x" } } }
 		isolateOutputs(given, job, day)

@@ -1,8 +1,10 @@
 // What stands at the end of a run: the table, what failed and why, the counts, and the next command.
+import { stripVTControlCharacters } from "node:util"
 import { paint } from "../../ui/color.ts"
 import { formatDuration, formatSeconds, formatTable, printable, wrapText } from "../../ui/format.ts"
 import type { Terminal } from "../../ui/surroundings.ts"
-import type { Event, ModelFacts, Outcome } from "../events.ts"
+import type { ChangeFacts, ContainerFacts, Event, ModelFacts, Outcome } from "../events.ts"
+import { containersTable } from "./containers.ts"
 import { modelsTable } from "./models.ts"
 import { modelPathsLine, workflowLines } from "./workflows.ts"
 
@@ -33,8 +35,10 @@ export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean })
 	const planned = new Set<string>()
 	const errors: ErrorEvent[] = []
 	const models: ModelFacts[] = []
+	const containers: ContainerFacts[] = []
 	const lines: string[] = []
 	let end: EndEvent | undefined
+	let endedAt = new Date(0)
 	const colors = paint(terminal.color)
 	const talk = (line: string) => terminal.talk(`${line}\n`)
 	// A log has no edge; only a person's terminal has.
@@ -57,10 +61,15 @@ export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean })
 			if (event.event === "step" && isFailure(event.outcome)) failures.push(event)
 			if (event.event === "step" && event.outcome === "planned") planned.add(event.step)
 			if (event.event === "model") models.push(event)
+			if (event.event === "container") containers.push(event)
 			if (event.event === "workflow") lines.push(...workflowLines(event))
+			if (event.event === "change") lines.push(...changeLines(event))
 			if (event.event === "model-paths") lines.push(modelPathsLine(event))
 			if (event.event === "error") errors.push(event)
-			if (event.event === "end") end = event
+			if (event.event === "end") {
+				end = event
+				endedAt = new Date(event.at)
+			}
 		},
 		print() {
 			if (end !== undefined && !quiet && end.summary.length > 0) {
@@ -74,6 +83,10 @@ export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean })
 			if (!quiet && models.length > 0 && (end?.summary.length ?? 0) === 0) {
 				talk("")
 				for (const line of modelsTable(models, width())) terminal.out(`${line}\n`)
+			}
+			if (!quiet && containers.length > 0) {
+				talk("")
+				for (const line of containersTable(containers, endedAt, width())) terminal.out(`${line}\n`)
 			}
 			if (!quiet && lines.length > 0) {
 				talk("")
@@ -109,6 +122,12 @@ export const readableWidth = (terminalColumns: number) =>
 /** Neither done nor, in a dry run, planned. */
 export const isFailure = (outcome: Outcome) =>
 	outcome === "failed" || outcome === "blocked" || outcome === "aborted"
+
+/** The lines of files keep their tabs. */
+const changeLines = ({ change, name, diff = [] }: ChangeFacts) => [
+	`${change}: ${printable(name)}`,
+	...diff.map((line) => `  ${stripVTControlCharacters(line)}`),
+]
 
 function countsLine({ satisfied, applied, planned, failed, durationMs }: EndEvent): string {
 	const parts = [

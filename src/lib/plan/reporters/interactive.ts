@@ -3,6 +3,7 @@ import {
 	DefaultRenderer,
 	Listr,
 	ListrLogger,
+	ListrTaskState,
 	type ListrTaskWrapper,
 	ProcessOutput,
 	type SimpleRenderer,
@@ -33,6 +34,8 @@ type Line = {
 	pace: Pace
 	/** From when listr2 has come to the step. */
 	task?: Task
+	/** Its step is being checked: with lanes, listr2 comes to all of them at once. */
+	begun: PromiseWithResolvers<void>
 	ended: PromiseWithResolvers<StepEvent | undefined>
 }
 
@@ -53,7 +56,10 @@ export function interactiveReporter(terminal: Terminal): Reporter {
 		previous = list.drawn
 	}
 	const finish = () => {
-		for (const line of list?.lines.values() ?? []) line.ended.resolve(undefined)
+		for (const line of list?.lines.values() ?? []) {
+			line.begun.resolve()
+			line.ended.resolve(undefined)
+		}
 	}
 
 	return {
@@ -76,6 +82,7 @@ export function interactiveReporter(terminal: Terminal): Reporter {
 function follow(line: Line, event: Event): void {
 	switch (event.event) {
 		case "checking":
+			line.begun.resolve()
 			line.state = "checking"
 			break
 		case "checked":
@@ -98,6 +105,7 @@ function follow(line: Line, event: Event): void {
 				event.outcome === "planned"
 					? `${outcomeWords.planned}: ${printable(event.because)}`
 					: printable(event.because)
+			line.begun.resolve()
 			line.ended.resolve(event)
 			break
 	}
@@ -110,17 +118,25 @@ function draw(terminal: Terminal, plan: PlanEvent, previous: Promise<unknown>): 
 	const lines = new Map(
 		plan.steps.map(({ id, title }): [string, Line] => [
 			id,
-			{ title: printable(title), state: "", notes: [], pace: createPace(), ended: Promise.withResolvers() },
+			{
+				title: printable(title),
+				state: "",
+				notes: [],
+				pace: createPace(),
+				begun: Promise.withResolvers(),
+				ended: Promise.withResolvers(),
+			},
 		]),
 	)
 	const drawn = previous.then(async () => {
 		for (const text of wrapText(headline(plan), readableWidth(terminal.columns))) terminal.talk(`${text}\n`)
-		await listOf(terminal, lines).run()
+		const sideBySide = plan.steps.some(({ lane }) => lane !== undefined)
+		await listOf(terminal, lines, sideBySide).run()
 	})
 	return { lines, drawn: drawn.catch(() => undefined) }
 }
 
-function listOf(terminal: Terminal, lines: ReadonlyMap<string, Line>) {
+function listOf(terminal: Terminal, lines: ReadonlyMap<string, Line>, sideBySide: boolean) {
 	const colors = paint(terminal.color)
 	const same = (text: string | undefined) => text ?? ""
 	const tasks = [...lines.values()].map((line) => ({
@@ -128,6 +144,12 @@ function listOf(terminal: Terminal, lines: ReadonlyMap<string, Line>) {
 		rendererOptions: { outputBar: Number.POSITIVE_INFINITY, persistentOutput: true },
 		task: async (_: unknown, task: Task) => {
 			line.task = task
+			if (sideBySide) {
+				// To listr2 they have all started; to a person those that wait have not.
+				task.task.state$ = ListrTaskState.WAITING
+				await line.begun.promise
+				task.task.state$ = ListrTaskState.STARTED
+			}
 			task.title = titleOf(line)
 			for (const note of line.notes) task.output = note
 			const ended = await line.ended.promise
@@ -137,7 +159,7 @@ function listOf(terminal: Terminal, lines: ReadonlyMap<string, Line>) {
 		},
 	}))
 	return new Listr(tasks, {
-		concurrent: false,
+		concurrent: sideBySide,
 		exitOnError: false,
 		// Signals belong to cli.ts; listr2 would exit with 127 on Ctrl-C.
 		registerSignalListeners: false,

@@ -3,6 +3,7 @@ import { formatDuration, printable } from "../../ui/format.ts"
 import type { Terminal } from "../../ui/surroundings.ts"
 import type { Event, Outcome, Reporter } from "../events.ts"
 import { createClosing, isFailure } from "./closing.ts"
+import { logLine } from "./containers.ts"
 import { createPace, type Pace } from "./pace.ts"
 
 const progressEveryMs = 10_000
@@ -56,6 +57,10 @@ export function plainReporter(terminal: Terminal, { quiet = false, verbose = fal
 					say(
 						`${event.level === "warning" ? "warning: " : "note: "}${about(event.step)}${printable(event.text)}`,
 					)
+					return
+				case "log":
+					// What was asked for: said also when quiet.
+					terminal.out(`${logLine(event)}\n`)
 					return
 				case "step":
 					if (quiet && !isFailure(event.outcome)) return

@@ -32,6 +32,8 @@ export async function startLocalComfyui(outputDirectory: string) {
 		/** Prompt ids in the order they were executed. */
 		executed: [] as string[],
 		interrupts: [] as unknown[],
+		/** What came beside each prompt. */
+		extraData: [] as unknown[],
 		/** The most prompts that were ever in its queue at once. */
 		mostQueued: 0,
 		refuseQueue: false,
@@ -50,7 +52,13 @@ export async function startLocalComfyui(outputDirectory: string) {
 			socket.send(Buffer.from([0, 0, 0, 1, 0, 0, 0, 2]))
 		})
 		server.post("/prompt", async (request, reply) => {
-			const body = request.body as { prompt: Record<string, Node>; prompt_id: string; client_id: string }
+			const body = request.body as {
+				prompt: Record<string, Node>
+				prompt_id: string
+				client_id: string
+				extra_data?: unknown
+			}
+			seen.extraData.push(body.extra_data)
 			const bad = Object.entries(body.prompt).find(([, node]) => node.inputs?.invalid)
 			if (bad !== undefined) {
 				const errors = [{ type: "value", message: "Value not in list", details: "ckpt_name: 'x'" }]

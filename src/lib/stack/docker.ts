@@ -1,0 +1,252 @@
+// Docker as it is asked about the stack: few questions, each for everything at once, and its refusals in words.
+import { parse, stringify } from "yaml"
+import { z } from "zod"
+import { exitCodes, messageOf, OperatorError } from "../errors.ts"
+import { type Command, command, withOptions } from "../host/command.ts"
+import type { ExecuteOptions, Finished, Host } from "../host/host.ts"
+import { files } from "./description.ts"
+import { type Container, readContainers } from "./health.ts"
+import { readIfThere } from "./write.ts"
+
+/** The compose project's name, as compose.yaml has it. */
+export const projectName = "comfyume"
+
+export type Engine = {
+	/** As in `26.1.5`. */
+	version: string
+	composeVersion: string
+	/** Of the machine that Docker runs on. */
+	memoryBytes: number
+}
+
+/** What a service is expected to run as: compose's own hash of its configuration, and the image its name stands for. */
+export type Expected = {
+	/** Service -> compose's hashes of it: started together with what it depends on, and alone. */
+	hashes: ReadonlyMap<string, readonly string[]>
+	/** Image name -> id; one that isn't there is absent. */
+	images: ReadonlyMap<string, string>
+}
+
+export type Docker = {
+	engine(): Promise<Engine>
+	/**
+	 * All containers of these names (`comfy-…`), by name, as they are now. Questions that come while one is under way
+	 * share the next answer: it began after they were asked.
+	 */
+	look(): Promise<ReadonlyMap<string, Container>>
+	/** Asked of compose and of Docker; the images' names come from the description. */
+	expected(images: readonly string[]): Promise<Expected>
+	/** `docker compose up --detach` of one service alone. */
+	up(service: string, options: { recreate: boolean }): Promise<void>
+	/** Any other `docker` command that changes something. */
+	run(...words: readonly string[]): Promise<Finished>
+	/** The last lines of a container's log, both of its streams. */
+	lastLines(container: string, count: number): Promise<string[]>
+	/** Who publishes a port of the host. */
+	publisherOf(port: number): Promise<string | undefined>
+}
+
+const askTimeoutMs = 20_000
+
+/** @param directory the stack's, where the compose files lie */
+export function dockerOf(host: Host, directory: string): Docker {
+	const ask = (words: readonly string[], options?: ExecuteOptions) =>
+		host
+			.capture(withOptions(command("docker", ...words), { timeoutMs: askTimeoutMs }), options)
+			.catch((error: unknown) => {
+				throw dockerFailure(error, host.name)
+			})
+	const execute = (asked: Command) =>
+		host.execute(asked).catch((error: unknown) => {
+			throw dockerFailure(error, host.name)
+		})
+	const compose = (words: readonly string[], file = `${directory}/${files.compose}`) => [
+		"compose",
+		...["--progress", "quiet"],
+		...["--project-directory", directory],
+		...["--file", file],
+		...["--env-file", `${directory}/${files.environment}`],
+		// Harmless where nothing of it is started: each service is named.
+		...["--profile", "gpu"],
+		...words,
+	]
+	const read = async () => {
+		const filters = ["--filter", "name=comfy-"]
+		const { stdout } = await ask(["ps", "--all", "--quiet", "--no-trunc", ...filters])
+		const ids = stdout.split("\n").filter((id) => id !== "")
+		if (ids.length === 0) return new Map<string, Container>()
+		// 1: one of them went away in between; the others are told.
+		const inspected = await ask(["inspect", "--type", "container", ...ids], { allowedExitCodes: [1] })
+		return new Map(readContainers(inspected.stdout).map((container) => [container.name, container]))
+	}
+
+	return {
+		async engine() {
+			const format = '{"version":"{{.ServerVersion}}","memoryBytes":{{.MemTotal}}}'
+			const [info, version] = await Promise.all([
+				ask(["info", "--format", format]),
+				ask(["compose", "version", "--short"]),
+			])
+			const { version: engine, memoryBytes } = engineSchema.parse(JSON.parse(info.stdout))
+			return { version: engine, composeVersion: version.stdout.trim().replace(/^v/, ""), memoryBytes }
+		},
+		look: shared(read),
+		async expected(names) {
+			const config = ["config", "--hash", "*"]
+			const [whole, alone, images] = await Promise.all([
+				ask(compose(config)),
+				textWithoutDependencies(directory).then((text) => ask(compose(config, "-"), { stdin: text })),
+				ask(["image", "inspect", ...new Set(names)], { allowedExitCodes: [1] }),
+			])
+			const hashes = [readHashes(whole.stdout), readHashes(alone.stdout)]
+			return {
+				hashes: new Map(
+					[...(hashes[0]?.keys() ?? [])].map((service) => [
+						service,
+						hashes.flatMap((found) => found.get(service) ?? []),
+					]),
+				),
+				images: readImages(images.stdout, names),
+			}
+		},
+		async up(service, { recreate }) {
+			const words = ["up", "--detach", "--no-deps", ...(recreate ? ["--force-recreate"] : []), service]
+			await execute(command("docker", ...compose(words)))
+		},
+		run: (...words) => execute(command("docker", ...words)),
+		async lastLines(container, count) {
+			const said: Buffer[] = []
+			const take = (chunk: Buffer) => void said.push(chunk)
+			await ask(["logs", "--tail", String(count), container], { onStdout: take, onStderr: take })
+			return Buffer.concat(said)
+				.toString("utf8")
+				.split("\n")
+				.filter((line) => line.trim() !== "")
+				.slice(-count)
+		},
+		async publisherOf(port) {
+			const { stdout } = await ask(["ps", "--filter", `publish=${port}`, "--format", "{{.Names}}"])
+			return stdout.split("\n")[0] || undefined
+		},
+	}
+}
+
+const engineSchema = z.object({ version: z.string().min(1), memoryBytes: z.number() })
+
+/**
+ * Work whose answer is shared: who asks while it is under way gets the answer of the next time, which begins after he
+ * asked. At most one is under way.
+ */
+export function shared<T>(work: () => Promise<T>): () => Promise<T> {
+	let running: Promise<T> | undefined
+	let next: Promise<T> | undefined
+	const begin = () => {
+		const begun = work()
+		running = begun
+		const over = () => {
+			if (running === begun) running = undefined
+		}
+		begun.then(over, over)
+		return begun
+	}
+	return () => {
+		if (running === undefined) return begin()
+		if (next !== undefined) return next
+		const after = () => {
+			next = undefined
+			return begin()
+		}
+		next = running.then(after, after)
+		return next
+	}
+}
+
+/**
+ * The compose files in one, without `depends_on`. Compose before 2.30 or so hashes that too, and takes it away from a
+ * service that is started alone: such a container has another hash than `config --hash` says.
+ */
+async function textWithoutDependencies(directory: string): Promise<string> {
+	const read = async (file: string) =>
+		projectSchema.parse(parse(await readIfThere(`${directory}/${file}`), { version: "1.1" }))
+	const [whole, users] = await Promise.all([read(files.compose), read(files.composeUsers)])
+	const services = Object.entries({ ...whole.services, ...users.services })
+	return stringify(
+		{
+			...whole,
+			include: undefined,
+			services: Object.fromEntries(services.map(([name, { depends_on: _, ...service }]) => [name, service])),
+			networks: { ...whole.networks, ...users.networks },
+		},
+		{ version: "1.1", lineWidth: 0, aliasDuplicateObjects: false },
+	)
+}
+
+const projectSchema = z.looseObject({
+	services: z.record(z.string(), z.looseObject({})),
+	networks: z.record(z.string(), z.unknown()),
+})
+
+const readHashes = (text: string) =>
+	new Map(
+		text
+			.split("\n")
+			.map((line) => line.trim().split(/\s+/))
+			.flatMap(([service = "", hash]) => (hash === undefined ? [] : [[service, hash] as const])),
+	)
+
+const imagesSchema = z.array(z.object({ Id: z.string(), RepoTags: z.array(z.string()).nullable() }))
+
+function readImages(text: string, names: readonly string[]): Map<string, string> {
+	const images = imagesSchema.parse(JSON.parse(text.trim() || "[]"))
+	return new Map(
+		names.flatMap((name) => {
+			const found = images.find(({ RepoTags }) => RepoTags?.includes(name))
+			return found === undefined ? [] : [[name, found.Id] as const]
+		}),
+	)
+}
+
+// Docker's words, and what they mean to an operator.
+const failures: readonly {
+	says: RegExp
+	message: (host: string) => string
+	hint: string
+	exitCode: 3 | 4
+}[] = [
+	{
+		says: /Cannot connect to the Docker daemon|error during connect|failed to connect to the docker API/i,
+		message: (host) => `Docker gives no answer on ${host}`,
+		hint: "systemctl status docker; systemctl start docker",
+		exitCode: exitCodes.unreachable,
+	},
+	{
+		says: /permission denied while trying to connect/i,
+		message: (host) => `Docker lets this user not in on ${host}`,
+		hint: "run it as root",
+		exitCode: exitCodes.unreachable,
+	},
+	{
+		says: /^docker is not installed/,
+		message: (host) => `docker is not installed on ${host}`,
+		hint: "https://docs.docker.com/engine/install/",
+		exitCode: exitCodes.unreachable,
+	},
+	{
+		says: /'compose' is not a docker command|unknown (shorthand )?flag: .*compose|unknown flag: --project-directory/,
+		message: (host) => `docker has no compose on ${host}`,
+		hint: "apt-get install docker-compose-plugin",
+		exitCode: exitCodes.incomplete,
+	},
+]
+
+/** An error of a `docker` command in words that say what to do. */
+export function dockerFailure(error: unknown, host: string): unknown {
+	if (!(error instanceof OperatorError)) return error
+	const known = failures.find(({ says }) => says.test(error.message))
+	if (known === undefined) return error
+	return new OperatorError(known.message(host), {
+		exitCode: known.exitCode,
+		hint: known.hint,
+		cause: messageOf(error),
+	})
+}

@@ -1,0 +1,94 @@
+// What must hold before any container is started: Docker answers and is new enough, the compose files are there and are
+// what the configuration says, the memory is enough.
+import { exitCodes, OperatorError } from "../errors.ts"
+import { type Finding, type Step, satisfied } from "../plan/step.ts"
+import { renderCompose, renderComposeUsers } from "../stack/compose.ts"
+import { files } from "../stack/description.ts"
+import type { Docker } from "../stack/docker.ts"
+import { isUp } from "../stack/health.ts"
+import { requirePlaces } from "../stack/host-places.ts"
+import { requireMemory } from "../stack/memory.ts"
+import { composePlaces, type Service } from "../stack/services.ts"
+import { readIfThere } from "../stack/write.ts"
+import type { OpenStack } from "./stack.ts"
+
+/** A step that nothing can be done about from here: what is wrong is thrown by its check. */
+export const precondition = (id: string, title: string, check: Step["check"]): Step => ({
+	id,
+	title,
+	check,
+	// Its check is satisfied or throws.
+	apply: async () => {},
+})
+
+// `start_interval`, by which a start is quick, came with these.
+const leastEngine = 25
+const leastCompose = [2, 20, 3] as const
+
+/** Docker answers, and knows all that the compose files ask of it. */
+export const dockerAnswers = (docker: Docker): Step =>
+	precondition("docker", "Docker", async (): Promise<Finding> => {
+		const { version, composeVersion } = await docker.engine()
+		if (Number.parseInt(version, 10) < leastEngine)
+			throw tooOld(`Docker Engine is ${version}, and ${leastEngine} is needed`, "docker-ce")
+		if (isOlder(composeVersion, leastCompose))
+			throw tooOld(
+				`docker compose is ${composeVersion}, and ${leastCompose.join(".")} is needed`,
+				"docker-compose-plugin",
+			)
+		return satisfied(`Engine ${version}, compose ${composeVersion}`)
+	})
+
+const tooOld = (message: string, name: string) =>
+	new OperatorError(`${message}: the health checks' start_interval`, {
+		exitCode: exitCodes.incomplete,
+		hint: `apt-get update; apt-get install ${name}`,
+	})
+
+/** Compares as far as both are numbers. Pure. */
+export function isOlder(version: string, least: readonly number[]): boolean {
+	const parts = version.split(".").map((part) => Number.parseInt(part, 10))
+	for (const [index, needed] of least.entries()) {
+		const part = parts[index] ?? 0
+		if (Number.isNaN(part) || part > needed) return false
+		if (part < needed) return true
+	}
+	return false
+}
+
+/** The compose files are what the configuration and the roster come to. */
+export const composeFiles = ({ stack }: OpenStack, spoken: string): Step =>
+	precondition("files", "Compose files", async (): Promise<Finding> => {
+		const places = composePlaces(stack)
+		await requirePlaces(places.map((place) => ({ ...place, hint: `${place.hint} ${spoken}` })))
+		const { directory } = stack.configuration
+		for (const [file, text] of [
+			[files.compose, renderCompose(stack)],
+			[files.composeUsers, renderComposeUsers(stack)],
+		] as const)
+			if ((await readIfThere(`${directory}/${file}`)) !== text)
+				throw new OperatorError(`${directory}/${file} is not what comfyume.yaml and the roster come to now`, {
+					exitCode: exitCodes.incomplete,
+					hint: `comfyume generate-users ${spoken}`,
+				})
+		return satisfied(`in ${directory}, as comfyume.yaml and the roster have it`)
+	})
+
+/** What is expected to be used, by those that are to start and those that run already, fits into the machine. */
+export const memoryIsEnough = (
+	docker: Docker,
+	services: readonly Service[],
+	wanted: readonly Service[],
+): Step => ({
+	...precondition("memory", "Memory", async (report) => {
+		const [{ memoryBytes }, containers] = await Promise.all([docker.engine(), docker.look()])
+		const counted = services.filter((service) => {
+			const container = containers.get(service.container)
+			return wanted.includes(service) || (container !== undefined && isUp(container))
+		})
+		const { says, tight } = requireMemory(counted, memoryBytes)
+		if (tight !== undefined) report.note(tight)
+		return satisfied(says)
+	}),
+	requires: ["docker"],
+})
