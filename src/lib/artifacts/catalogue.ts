@@ -117,7 +117,6 @@ const catalogueSchema = z
 					})
 	})
 
-type Schedules = z.output<typeof schedulesSchema>
 export type RetentionClasses = z.output<typeof retentionSchema>
 export type ArchiveArtifact = z.output<typeof archiveSchema>
 export type GitArtifact = z.output<typeof gitSchema>
