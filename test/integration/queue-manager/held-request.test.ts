@@ -92,8 +92,12 @@ describeWith("redis", "a request that is held", () => {
 	test("a file that comes late is added to the result once, and those that stand there aren't added again", async () => {
 		await using place = await createWorld()
 		const { ask } = await place.manager()
-		const id = await submitTo(ask, imageWorkflow())
+		const graph = { extra_pnginfo: { workflow: { nodes: [7] } } }
+		const id = await submitTo(ask, imageWorkflow(), { metadata: graph })
 		const { result } = await jobWhen(ask, id, "completed", 60_000)
+		// The graph goes along, so that the picture can be opened as a workflow.
+		const asked = place.world.replicas.flatMap(({ requests }) => requests)
+		expect(asked.find(({ path }) => path === "/prompt")?.body).toMatchObject({ extra_data: graph })
 		const [path = ""] = place.world.find("9~Film_00001_.png")
 		const prefix = path.slice(place.world.share.length + 1).replace(/_00001_\.png$/, "")
 		const prompt = { "9": { class_type: "SaveImage", inputs: { filename_prefix: prefix } } }
@@ -227,7 +231,9 @@ test("a request that is closed before it is answered runs nothing, and the agent
 			const text = await answer.text()
 			return answer.status === 200 && text
 		}
-		expect(await poll(second, { what: `the agent is free: ${agent.output()}`, deadlineMs: 20_000 })).toContain("ComfyUI refused")
+		expect(
+			await poll(second, { what: `the agent is free: ${agent.output()}`, deadlineMs: 20_000 }),
+		).toContain("ComfyUI refused")
 		expect(prompts.length).toBe(1)
 	} finally {
 		comfyui.closeAllConnections()
