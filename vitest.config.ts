@@ -7,9 +7,9 @@ export default defineConfig({
 		maxWorkers: 2,
 		reporters: ["default"],
 		projects: [
-			project("unit", 10_000),
-			project("integration", 60_000),
-			project("contract", 60_000),
+			project("unit", 20_000),
+			project("integration", 120_000),
+			project("contract", 120_000),
 			project("e2e", 600_000, { globalSetup: "test/support/build-release.ts" }),
 		],
 	},

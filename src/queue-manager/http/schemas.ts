@@ -87,6 +87,8 @@ export const clientLogBody = z.object({
 	message: z.string().min(1).max(4000),
 	context: z
 		.record(z.string().max(50), z.union([z.string().max(1000), z.number(), z.boolean(), z.null()]))
+		// Hundreds of reports are kept.
+		.refine((context) => Object.keys(context).length <= 10, "no more than ten facts")
 		.optional(),
 })
 

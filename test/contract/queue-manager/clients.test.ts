@@ -298,6 +298,8 @@ describeContract("what goes beyond the contract", (subject) => {
 		const reports = (await ask("GET", "/api/client-log?limit=2")).body
 		expect(reports.map(({ message }: { message: string }) => message)).toEqual(["second", "first"])
 		expect(reports[0]).toMatchObject({ level: "error", context: { count: 1 } })
+		const context = Object.fromEntries(Array.from({ length: 11 }, (_, n) => [`fact-${n}`, n]))
+		expect((await ask("POST", "/api/client-log", { message: "m", context })).status).toBe(422)
 		const statuses = []
 		for (let n = 0; n < 40; n++) {
 			statuses.push((await ask("POST", "/api/client-log", { message: "TypeError" })).status)
