@@ -6,11 +6,14 @@ import type { Plan, Step, SummaryRow } from "../lib/plan/step.ts"
 import { artifactsOf } from "../lib/steps/artifacts.ts"
 import { backupArchive } from "../lib/steps/backup-archive.ts"
 import { backupModels } from "../lib/steps/backup-models.ts"
+import { statusPlan } from "../lib/steps/backup-status.ts"
 import { backupCheckout } from "../lib/steps/checkout.ts"
 import type { StepContext } from "../lib/steps/context.ts"
 import { parseRate, spokenWords, wordsOfLimit, wordsOfManifest } from "../lib/steps/heal-options.ts"
 import { manifestIn, modelManifest, namedManifest } from "../lib/steps/models.ts"
+import { retentionPlan, retentionReport } from "../lib/steps/retention.ts"
 import { type CommonOptions, commonOptions, names, runCommand } from "../lib/steps/run-command.ts"
+import { type Due, findDue } from "../lib/steps/scheduled.ts"
 import { exitStatusHelp } from "../lib/ui/help.ts"
 import type { CommandRun } from "../lib/ui/surroundings.ts"
 
@@ -23,10 +26,12 @@ type BackupOptions = CommonOptions & {
 	deep?: boolean
 	/** Bytes per second. */
 	limit?: number
+	/** Only what the catalogue's schedules make due. */
+	scheduled?: boolean
 }
 
 export function create(run: CommandRun): Command {
-	return commonOptions
+	const backup = commonOptions
 		.reduce((command, [flags, description]) => command.option(flags, description), new Command("backup"))
 		.summary("back up the server, and prove that the backups can be restored")
 		.description(
@@ -39,6 +44,7 @@ export function create(run: CommandRun): Command {
 			new Option("--only <artifacts>", "only these, separated by commas").argParser(names).default([], "all"),
 		)
 		.addOption(new Option("--skip <artifacts>", "all but these").argParser(names).default([], "none"))
+		.option("--scheduled", "only what is due by the catalogue's schedules; for a timer that runs every hour")
 		.option("--manifest <file>", "what is known of the models (else the manifest that comes with comfyume)")
 		.option("--deep", "also read the models that the bucket has already, and compare their sha256")
 		.addOption(
@@ -57,6 +63,96 @@ export function create(run: CommandRun): Command {
 					planBackup(context, run.surroundings.packageRoot, { ...options, ...manifestIn(files) }),
 			}),
 		)
+	return backup.addCommand(status(run)).addCommand(retention(run))
+}
+
+type StatusOptions = CommonOptions & Pick<BackupOptions, "only" | "skip">
+
+function status(run: CommandRun): Command {
+	return commonOptions
+		.filter(([flags]) => flags !== "--dry-run")
+		.reduce((command, [flags, description]) => command.option(flags, description), new Command("status"))
+		.summary("say which backups are missing or too old")
+		.description(
+			"Asks the share and R2 what they hold, and holds the newest finished snapshot of each artifact against " +
+				"its schedule in the catalogue. What is missing comes first. Nothing is written and no archive is read.",
+		)
+		.addOption(
+			new Option("--only <artifacts>", "only these, separated by commas").argParser(names).default([], "all"),
+		)
+		.addOption(new Option("--skip <artifacts>", "all but these").argParser(names).default([], "none"))
+		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 6, 8, 129, 130, 143]))
+		.action((_own: StatusOptions, command: Command) => {
+			// What `backup` knows too, it has taken already.
+			const options: StatusOptions = command.optsWithGlobals()
+			return runCommand(run, {
+				command: "backup",
+				options: withoutDryRun(options),
+				argv: ["status", ...listOption("--only", options.only), ...listOption("--skip", options.skip)],
+				checksOnly: true,
+				plan: (context) => planStatus(context, run.surroundings.packageRoot, options),
+			})
+		})
+}
+
+type RetentionOptions = StatusOptions & { report?: boolean }
+
+function retention(run: CommandRun): Command {
+	return commonOptions
+		.reduce((command, [flags, description]) => command.option(flags, description), new Command("retention"))
+		.summary("remove from the share what the catalogue's classes don't keep")
+		.description(
+			"Keeps of each artifact the newest snapshot of the last so many days, weeks and months (UTC), as the " +
+				"catalogue says, and removes the others from the share. The newest is read first: when it is damaged, " +
+				"or R2 has none as new, nothing goes. In R2 nothing is ever deleted.",
+		)
+		.addOption(
+			new Option("--only <artifacts>", "only these, separated by commas").argParser(names).default([], "all"),
+		)
+		.addOption(new Option("--skip <artifacts>", "all but these").argParser(names).default([], "none"))
+		.option("--report", "only say what the same classes wouldn't keep of what R2 holds")
+		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 5, 6, 8, 129, 130, 143]))
+		.action((_own: RetentionOptions, command: Command) => {
+			const options: RetentionOptions = command.optsWithGlobals()
+			const report = options.report === true
+			return runCommand(run, {
+				command: "backup",
+				options,
+				argv: [
+					"retention",
+					...listOption("--only", options.only),
+					...listOption("--skip", options.skip),
+					...(report ? ["--report"] : []),
+				],
+				checksOnly: report,
+				plan: (context) => planRetention(context, run.surroundings.packageRoot, options),
+			})
+		})
+}
+
+/** Of all artifacts, also those that are taken by request only; on the share, or with `report` in R2. */
+export async function planRetention(
+	context: StepContext,
+	packageRoot: string,
+	options: Pick<RetentionOptions, "only" | "skip" | "report">,
+): Promise<Plan> {
+	const { all, selected } = await artifactsOf(context, packageRoot, options)
+	const artifacts =
+		options.only.length > 0 ? selected : all.filter(({ name }) => !options.skip.includes(name))
+	return (options.report === true ? retentionReport : retentionPlan)(context, artifacts)
+}
+
+function withoutDryRun({ dryRun: _, ...options }: StatusOptions): StatusOptions {
+	return options
+}
+
+/** Checks only: what each destination holds, against the catalogue's schedules. */
+export async function planStatus(
+	context: StepContext,
+	packageRoot: string,
+	options: Pick<BackupOptions, "only" | "skip">,
+): Promise<Plan> {
+	return statusPlan(context, (await artifactsOf(context, packageRoot, options)).selected)
 }
 
 const listOption = (flag: string, values: readonly string[]) =>
@@ -68,22 +164,30 @@ const argvOf = ({
 	manifest,
 	deep,
 	limit,
+	scheduled,
 }: Omit<BackupOptions, keyof CommonOptions> & CommonOptions) => [
 	...listOption("--only", only),
 	...listOption("--skip", skip),
 	...wordsOfManifest(manifest),
 	...(deep === true ? ["--deep"] : []),
 	...wordsOfLimit(limit),
+	...(scheduled === true ? ["--scheduled"] : []),
 ]
 
 /** One step per artifact and one per model, independent of each other. */
 export async function planBackup(
 	context: StepContext,
 	packageRoot: string,
-	options: Pick<BackupOptions, "only" | "skip" | "manifest" | "manifestText" | "deep" | "limit">,
+	options: Pick<
+		BackupOptions,
+		"only" | "skip" | "manifest" | "manifestText" | "deep" | "limit" | "scheduled"
+	>,
 ): Promise<Plan> {
 	const { environment, hostConfiguration, place, sources, summary } = context
-	const { selected: artifacts } = await artifactsOf(context, packageRoot, options)
+	const { selected } = await artifactsOf(context, packageRoot, options)
+	const due = options.scheduled === true ? await findDue(context, selected) : undefined
+	const artifacts =
+		due === undefined ? selected : selected.filter((one) => due.destinationsOf(one).length > 0)
 	const destinations = sources.filter(({ name }) => name !== "local")
 	const again = ["comfyume backup", context.spoken, spokenWords(argvOf(options))].join(" ").trimEnd()
 	const models = artifacts.some(({ kind }) => kind === "models")
@@ -95,8 +199,9 @@ export async function planBackup(
 		: undefined
 	const stepsOf = (artifact: Artifact): readonly Step[] => {
 		if (artifact.kind === "models") return models?.steps ?? []
-		if (artifact.kind === "git") return [backupCheckout(context, artifact, destinations)]
-		return [backupArchive(context, artifact, destinations)]
+		const wanted = due?.destinationsOf(artifact) ?? destinations
+		if (artifact.kind === "git") return [backupCheckout(context, artifact, destinations, wanted)]
+		return [backupArchive(context, artifact, destinations, wanted)]
 	}
 	const rowsOf = ({ kind, name }: Artifact): readonly SummaryRow[] => {
 		if (kind === "models") return models?.rows() ?? []
@@ -116,7 +221,7 @@ export async function planBackup(
 		environment: environment.name,
 		host: hostConfiguration.name,
 		place,
-		steps: artifacts.flatMap(stepsOf),
+		steps: scheduledSteps(due, artifacts.flatMap(stepsOf)),
 		summary: () => artifacts.flatMap(rowsOf),
 		next: ({ exitCode, dryRun }) => {
 			if (dryRun) return again
@@ -130,4 +235,22 @@ export async function planBackup(
 			return ["comfyume restore", context.spoken, spokenWords([...same, "--dry-run"])].join(" ")
 		},
 	}
+}
+
+/** With what is due before them, and after them the records of what is unchanged. */
+function scheduledSteps(due: Due | undefined, steps: readonly Step[]): readonly Step[] {
+	if (due === undefined) return steps
+	const right = new Set<string>()
+	const noted = steps.map(
+		(step): Step => ({
+			...step,
+			check: async (report) => {
+				const finding = await step.check(report)
+				if (finding.state === "satisfied") right.add(step.id)
+				else right.delete(step.id)
+				return finding
+			},
+		}),
+	)
+	return [due.step, ...noted, ...due.confirmations(right)]
 }

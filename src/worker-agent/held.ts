@@ -74,8 +74,11 @@ export async function serveHeld(parts: HeldParts, stop: AbortSignal): Promise<vo
 		running = new Promise((resolve) => {
 			free = resolve
 		})
+		// Who closes the request, at whatever moment, doesn't want the job.
+		const gone = new AbortController()
+		response.once("close", () => gone.abort("cancelled"))
 		try {
-			await take(request, response)
+			await take(request, response, gone.signal)
 		} finally {
 			running = undefined
 			state.job = undefined
@@ -83,7 +86,7 @@ export async function serveHeld(parts: HeldParts, stop: AbortSignal): Promise<vo
 		}
 	}
 
-	async function take(request: IncomingMessage, response: ServerResponse): Promise<void> {
+	async function take(request: IncomingMessage, response: ServerResponse, gone: AbortSignal): Promise<void> {
 		const body = await bodyOf(request)
 		const run = runSchema.safeParse(body)
 		if (!run.success) return say(response, 400, z.prettifyError(run.error))
@@ -93,7 +96,8 @@ export async function serveHeld(parts: HeldParts, stop: AbortSignal): Promise<vo
 			log.info({ job: run.data.id, because }, "takes no job")
 			return say(response, 503, because)
 		}
-		await see(run.data, response)
+		if (gone.aborted) return
+		await see(run.data, response, gone)
 	}
 
 	async function whyNot(metadata: Record<string, unknown>): Promise<string | undefined> {
@@ -108,22 +112,24 @@ export async function serveHeld(parts: HeldParts, stop: AbortSignal): Promise<vo
 		}
 	}
 
-	async function see(run: z.infer<typeof runSchema>, response: ServerResponse): Promise<void> {
+	async function see(
+		run: z.infer<typeof runSchema>,
+		response: ServerResponse,
+		gone: AbortSignal,
+	): Promise<void> {
 		const { id, attempt, submission } = run
 		const { workflow, saving } = isolateOutputs(run.workflow, run, new Date(now()))
 		const promptId = promptIdOf(id, attempt, submission)
 		const note: Note = { version: 1, id, attempt, promptId, saving, startedMs: now() }
-		const gone = new AbortController()
-		response.once("close", () => gone.abort("cancelled"))
 		response.writeHead(200, { "content-type": "application/x-ndjson", "x-accel-buffering": "no" })
-		const tell = (line: object) => void (gone.signal.aborted || response.write(`${JSON.stringify(line)}\n`))
+		const tell = (line: object) => void (gone.aborted || response.write(`${JSON.stringify(line)}\n`))
 		tell({ accepted: { prompt_id: promptId } })
 		state.job = id
 		log.info({ job: id, attempt, prompt: promptId }, "runs a job")
 		let told = ""
 		const alive = setInterval(() => tell({}), aliveEveryMs)
 		const heart = {
-			gone: gone.signal,
+			gone,
 			tell(progress: object) {
 				const text = JSON.stringify(progress)
 				if (text !== told) tell({ progress })
@@ -144,7 +150,7 @@ export async function serveHeld(parts: HeldParts, stop: AbortSignal): Promise<vo
 			if (end.state !== "dropped") tell({ end })
 		} finally {
 			clearInterval(alive)
-			if (!gone.signal.aborted) await new Promise<void>((resolve) => response.end(resolve))
+			if (!gone.aborted) await ended(response)
 		}
 	}
 
@@ -161,6 +167,14 @@ export async function serveHeld(parts: HeldParts, stop: AbortSignal): Promise<vo
 	await running
 	clearTimeout(drain)
 	server.closeAllConnections()
+}
+
+/** Ends an answer. The callback alone may never come: a connection that is lost in this moment has no end. */
+async function ended(response: ServerResponse): Promise<void> {
+	await new Promise<void>((resolve) => {
+		response.once("close", resolve)
+		response.end(resolve)
+	})
 }
 
 async function listen(server: Server, host: string, port: number): Promise<void> {

@@ -2,11 +2,11 @@
 // one. Everything else is the real thing. What needs a real server stands in the e2e tests.
 import { execFileSync } from "node:child_process"
 import { randomBytes } from "node:crypto"
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
-import { planBackup } from "../../src/commands/backup.ts"
+import { planBackup, planRetention, planStatus } from "../../src/commands/backup.ts"
 import { planRestore, type RestoreOptions } from "../../src/commands/restore.ts"
 import { probeSources, type SourceName } from "../../src/lib/artifacts/source.ts"
 import type { Environment } from "../../src/lib/config/environment.ts"
@@ -17,6 +17,7 @@ import type { Plan } from "../../src/lib/plan/step.ts"
 import type { StepContext } from "../../src/lib/steps/context.ts"
 import { directoryStore } from "../../src/lib/storage/directory.ts"
 import type { ObjectStore } from "../../src/lib/storage/object-store.ts"
+import { shareRemover } from "../../src/lib/storage/share-remover.ts"
 
 import type { Twin } from "../../src/lib/tailscale/tailnet.ts"
 import { fillServer, freshServer, makeRemote, tailscaleAddressOf } from "./server-files.ts"
@@ -90,6 +91,11 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 			sources,
 			everySource: sources,
 			openModels: async () => [],
+			shareRemover: shareRemover({
+				directory: share,
+				mountCheck: async () => void readdirSync(share),
+				dryRun: false,
+			}),
 			publisher: { origin: "https://huggingface.example.test", token: undefined },
 			place: `stand-in: ${server}`,
 			gitToken: undefined,
@@ -109,11 +115,13 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 		{
 			change = (plan: Plan) => plan,
 			onEvent,
-		}: { change?: (plan: Plan) => Plan; onEvent?: (event: Event) => void } = {},
+			checksOnly = false,
+		}: { change?: (plan: Plan) => Plan; onEvent?: (event: Event) => void; checksOnly?: boolean } = {},
 	): Promise<Ran> {
 		const events: Event[] = []
 		const { exitCode, outcomes } = await runPlan(change(await make(given)), {
 			dryRun,
+			checksOnly,
 			now,
 			signal: given.signal,
 			reporter: {
@@ -139,6 +147,10 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 		second,
 		remote,
 		environment,
+		/** Sets the clock. */
+		at: (time: string) => {
+			clock = new Date(time)
+		},
 		/** Moves the clock on. */
 		later: (minutes: number) => {
 			clock = new Date(clock.getTime() + minutes * 60_000)
@@ -155,15 +167,52 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 		context,
 		backup: async (
 			server: string,
-			options: { only?: string[]; skip?: string[]; dryRun?: boolean; to?: SourceName[] } = {},
+			options: {
+				only?: string[]
+				skip?: string[]
+				dryRun?: boolean
+				to?: SourceName[]
+				scheduled?: boolean
+			} = {},
 			onEvent?: (event: Event) => void,
 		) =>
 			run(
-				(given) => planBackup(given, packageRoot, { only: options.only ?? [], skip: options.skip ?? [] }),
+				(given) =>
+					planBackup(given, packageRoot, {
+						only: options.only ?? [],
+						skip: options.skip ?? [],
+						scheduled: options.scheduled ?? false,
+					}),
 				await context(server, options.to ?? ["share", "r2"]),
 				options.dryRun ?? false,
 				onEvent === undefined ? {} : { onEvent },
 			),
+		/** What `backup status` says; as from cron on the host, with nothing but the two destinations. */
+		status: async (server: string, options: { only?: string[]; to?: SourceName[] } = {}) =>
+			run(
+				(given) => planStatus(given, packageRoot, { only: options.only ?? [], skip: [] }),
+				await context(server, options.to ?? ["share", "r2"]),
+				false,
+				{ checksOnly: true },
+			),
+		retention: async (
+			server: string,
+			options: { only?: string[]; dryRun?: boolean; report?: boolean; to?: readonly SourceName[] } = {},
+			change?: (given: StepContext) => StepContext,
+		) => {
+			const given = await context(server, options.to ?? ["share", "r2"])
+			return run(
+				(whole) =>
+					planRetention(whole, packageRoot, {
+						only: options.only ?? [],
+						skip: [],
+						report: options.report ?? false,
+					}),
+				change?.(given) ?? given,
+				options.dryRun ?? false,
+				{ checksOnly: options.report ?? false },
+			)
+		},
 		restore: async (
 			server: string,
 			options: Partial<RestoreOptions> & { dryRun?: boolean; sources?: SourceName[]; twin?: Twin } = {},

@@ -140,7 +140,7 @@ export async function openWorkshop(engine: Engine, { users, stack = "" }: { user
 
 /** The stand-in under the names of the images that are built here; what had these names has them again afterwards. */
 export async function standInImages(engine: Engine) {
-	await restoreBase(engine)
+	await ensureBaseImages(engine)
 	const before = new Map<string, string>()
 	for (const name of builtHere) {
 		const [id] = await engine.lines("images", "--quiet", "--no-trunc", name)
@@ -163,7 +163,7 @@ export async function standInImages(engine: Engine) {
 	for (const name of builtHere) await engine.docker("tag", "comfyume-test-stand-in:1", name)
 	return {
 		/** The images of a registry under their names, whatever a test has put there. */
-		restoreBase: () => restoreBase(engine),
+		restoreBase: () => ensureBaseImages(engine),
 		/** A new image under one of the names, as a build gives it. */
 		rebuild: async (name: string) => {
 			await tag("two")
@@ -179,13 +179,6 @@ export async function standInImages(engine: Engine) {
 			await engine.docker("image", "rm", "comfyume-test-stand-in:1", { allowedExitCodes: "any" })
 		},
 	}
-}
-
-async function restoreBase(engine: Engine): Promise<void> {
-	await ensureBaseImages(engine)
-	// Debian's package shuts a directory that the registry's image doesn't have.
-	const redis = `FROM ${baseImages.redis}\nRUN chmod 0755 /etc/redis\n`
-	await engine.docker("build", "--quiet", "--tag", baseImages.redis, "-", { stdin: redis })
 }
 
 async function certificate(directory: string): Promise<void> {

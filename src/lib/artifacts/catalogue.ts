@@ -4,8 +4,13 @@ import { join } from "node:path"
 import { parse } from "yaml"
 import { z } from "zod"
 import { exitCodes, OperatorError, systemError } from "../errors.ts"
+import { scheduleSchema } from "./schedule.ts"
 
-const nameSchema = z.string().regex(/^[a-z][a-z0-9-]{1,40}$/, "lower-case letters, digits and dashes")
+const nameSchema = z
+	.string()
+	.regex(/^[a-z][a-z0-9-]{1,40}$/, "lower-case letters, digits and dashes")
+	// Records lie beside the artifacts' snapshots in every store.
+	.refine((name) => name !== "records", "another name: `records` is taken")
 
 const absolutePath = z.string().regex(/^(\/|\{)/, "an absolute path")
 
@@ -26,7 +31,23 @@ const modeSchema = z
 
 const bucketSchema = z.enum(["cache", "models", "images", "userFiles"])
 
+/** When to back up to which destination (UTC). A destination that isn't named is none of `backup --scheduled`. */
+const schedulesSchema = z.strictObject({ share: scheduleSchema.optional(), r2: scheduleSchema.optional() })
+
+const count = z.number().int().min(0).max(1000).default(0)
+
+/** Of how many days, ISO weeks and months the newest snapshot is kept on the share. */
+const retentionSchema = z
+	.strictObject({ daily: count, weekly: count, monthly: count })
+	.refine(({ daily }) => daily > 0, "at least one `daily`: the newest snapshot always stays")
+
+/** What holds for every artifact of a bucket; an artifact's own fields win. */
+const rulesSchema = z.strictObject({ schedule: schedulesSchema, retention: retentionSchema.optional() })
+
+const ownRules = { schedule: schedulesSchema.optional(), retention: retentionSchema.optional() }
+
 const archiveSchema = z.strictObject({
+	...ownRules,
 	name: nameSchema,
 	holds: z.string(),
 	kind: z.literal("archive"),
@@ -53,6 +74,7 @@ const archiveSchema = z.strictObject({
 })
 
 const gitSchema = z.strictObject({
+	...ownRules,
 	name: nameSchema,
 	holds: z.string(),
 	kind: z.literal("git"),
@@ -64,6 +86,7 @@ const gitSchema = z.strictObject({
 })
 
 const modelsSchema = z.strictObject({
+	...ownRules,
 	name: nameSchema,
 	holds: z.string(),
 	/** Files on the share under their own names, as the manifest of models lists them; no snapshots. */
@@ -76,16 +99,25 @@ const modelsSchema = z.strictObject({
 const catalogueSchema = z
 	.strictObject({
 		version: z.literal(1),
+		buckets: z.record(bucketSchema, rulesSchema),
 		artifacts: z.array(z.discriminatedUnion("kind", [archiveSchema, gitSchema, modelsSchema])),
 	})
-	.superRefine(({ artifacts }, context) => {
+	.superRefine(({ buckets, artifacts }, context) => {
 		const names = new Set<string>()
 		for (const { name } of artifacts) {
 			if (names.has(name)) context.addIssue({ code: "custom", message: `two artifacts are called ${name}` })
 			names.add(name)
 		}
+		for (const { name, kind, bucket, schedule = buckets[bucket].schedule } of artifacts)
+			for (const timing of [schedule.share, schedule.r2])
+				if (timing !== undefined && (kind === "models") !== (timing.hours.length === 0))
+					context.addIssue({
+						code: "custom",
+						message: `${name} is backed up by \`${timing.text}\`: \`new files\` is for models, and for nothing else`,
+					})
 	})
 
+export type RetentionClasses = z.output<typeof retentionSchema>
 export type ArchiveArtifact = z.output<typeof archiveSchema>
 export type GitArtifact = z.output<typeof gitSchema>
 type ModelsArtifact = z.output<typeof modelsSchema>
@@ -111,13 +143,23 @@ export async function readCatalogue(
 	const text = await readFile(file, "utf8").catch((error) => {
 		throw systemError(error, `reading ${file}`)
 	})
-	const parsed = catalogueSchema.safeParse(parse(text))
-	if (!parsed.success)
-		throw new OperatorError(`${file}: ${z.prettifyError(parsed.error)}`, { exitCode: exitCodes.usage })
-	return parsed.data.artifacts
+	const { artifacts, buckets } = parseCatalogue(text, file)
+	return artifacts
+		.map((artifact): Artifact => ({ ...buckets[artifact.bucket], ...artifact }))
 		.filter(({ roles }) => roles.includes(role))
 		.map((artifact) => fill(artifact, places))
 		.filter((artifact) => artifact !== undefined)
+}
+
+/**
+ * Reads the catalogue's text.
+ * @param file what errors call it
+ * @throws {OperatorError} (2) naming every problem
+ */
+export function parseCatalogue(text: string, file: string): z.output<typeof catalogueSchema> {
+	const parsed = catalogueSchema.safeParse(parse(text))
+	if (parsed.success) return parsed.data
+	throw new OperatorError(`${file}: ${z.prettifyError(parsed.error)}`, { exitCode: exitCodes.usage })
 }
 
 /**

@@ -53,8 +53,16 @@ export async function probeSources(sources: readonly Omit<Source, "trouble">[]):
 /** All copies of an artifact's snapshots in one source, unordered. Names that aren't ours are passed over. */
 export async function listCopies(source: Source, environment: string, artifact: string): Promise<Copy[]> {
 	const prefix = snapshotPrefix(environment, artifact)
+	const heads: ObjectHead[] = []
+	for await (const head of source.store.list(prefix)) heads.push(head)
+	return copiesAmong(source, heads, prefix)
+}
+
+/** The same out of a listing that is there already. @param prefix that of the artifact's snapshots */
+export function copiesAmong(source: Source, heads: readonly ObjectHead[], prefix: string): Copy[] {
 	const byId = new Map<string, Copy>()
-	for await (const head of source.store.list(prefix)) {
+	for (const head of heads) {
+		if (!head.key.startsWith(prefix)) continue
 		const file = head.key.slice(prefix.length)
 		const [, id = "", kind] = /^([^./]+)(\.tar\.zst|\.tar\.zst\.json|\.commit\.json)$/.exec(file) ?? []
 		const name = parseSnapshotId(id)

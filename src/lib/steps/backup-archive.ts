@@ -16,11 +16,13 @@ type Standing = { id: string; sidecar: ArchiveSidecar }
 
 /**
  * @param destinations where snapshots go: the share and R2, as far as they are configured
+ * @param due those of them that must have it after this run; what the others hold is only made use of
  */
 export function backupArchive(
 	context: StepContext,
 	artifact: ArchiveArtifact,
 	destinations: readonly Source[],
+	due: readonly Source[] = destinations,
 ): Step {
 	const { environment, hostConfiguration, host, spoken, now, signal, summary } = context
 	const ownership = !host.standIn
@@ -55,6 +57,14 @@ export function backupArchive(
 		return { tree, digest, standing }
 	}
 
+	const lackingOf = <T extends { destination: Source; newest: Standing | undefined }>(
+		standing: readonly T[],
+		digest: string,
+	): T[] =>
+		standing.filter(
+			({ destination, newest }) => due.includes(destination) && newest?.sidecar.treeDigest !== digest,
+		)
+
 	let surveyed: Awaited<ReturnType<typeof survey>> | undefined
 	// What this run has stored. A server in use may have changed again by the second check, and is backed up all the same.
 	let taken: Taken | undefined
@@ -70,7 +80,7 @@ export function backupArchive(
 			for (const { path, because, missed } of tree.leftOut)
 				report[missed ? "warn" : "note"](`${path} is left out: ${because}`)
 			const current = standing.filter(({ newest }) => newest?.sidecar.treeDigest === digest)
-			const lacking = standing.filter(({ newest }) => newest?.sidecar.treeDigest !== digest)
+			const lacking = lackingOf(standing, digest)
 			const [first] = current
 			noteSummary(current, lacking)
 			if (lacking.length === 0 && first?.newest !== undefined)
@@ -91,7 +101,7 @@ export function backupArchive(
 		},
 		apply: async (report) => {
 			const { digest, standing } = surveyed ?? (await survey())
-			const lacking = standing.filter(({ newest }) => newest?.sidecar.treeDigest !== digest)
+			const lacking = lackingOf(standing, digest)
 			const usable = lacking.filter(({ destination }) => destination.trouble === undefined)
 			if (usable.length === 0) throw troubleOf(lacking.map(({ destination }) => destination))
 			try {
@@ -135,10 +145,7 @@ export function backupArchive(
 		const { standing } = await survey()
 		const isCurrent = ({ newest }: { newest: Standing | undefined }) =>
 			newest?.sidecar.treeDigest === sidecar.treeDigest
-		noteSummary(
-			standing.filter(isCurrent),
-			standing.filter((one) => !isCurrent(one)),
-		)
+		noteSummary(standing.filter(isCurrent), lackingOf(standing, sidecar.treeDigest))
 	}
 
 	/** What one destination has already is copied to those that lack it: same name, same bytes everywhere. */

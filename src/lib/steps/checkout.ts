@@ -24,11 +24,15 @@ import { needed, type Step, satisfied, unknown } from "../plan/step.ts"
 import { throwTogether, troubleOf } from "./backup-archive.ts"
 import { ageSeconds, clearWork, type StepContext, workDirectory } from "./context.ts"
 
-/** Notes the running commit in every destination, as long as the remote has it and nothing uncommitted lies here. */
+/**
+ * Notes the running commit in every destination, as long as the remote has it and nothing uncommitted lies here.
+ * @param due those of the destinations that must have it after this run
+ */
 export function backupCheckout(
 	context: StepContext,
 	artifact: GitArtifact,
 	destinations: readonly Source[],
+	due: readonly Source[] = destinations,
 ): Step {
 	const { environment, hostConfiguration, host, spoken, now, signal, summary } = context
 	const checkout = checkoutOf(context, artifact)
@@ -71,7 +75,9 @@ export function backupCheckout(
 					`${checkout.path} stands on ${branch === "" ? "no branch" : `branch ${branch}`}, not on ${checkout.branch} as configured`,
 				)
 			saidBranch = true
-			const lacking = standing.filter(({ newest }) => newest?.commit !== commit)
+			const lacking = standing.filter(
+				({ destination, newest }) => due.includes(destination) && newest?.commit !== commit,
+			)
 			const having = standing.filter(({ newest }) => newest?.commit === commit)
 			const noted = having[0]?.newest
 			summary.set(artifact.name, {
@@ -103,7 +109,9 @@ export function backupCheckout(
 		},
 		apply: async () => {
 			const { commit, branch, standing } = await survey()
-			const lacking = standing.filter(({ newest }) => newest?.commit !== commit)
+			const lacking = standing.filter(
+				({ destination, newest }) => due.includes(destination) && newest?.commit !== commit,
+			)
 			const usable = lacking.filter(({ destination }) => destination.trouble === undefined)
 			if (usable.length === 0) throw troubleOf(lacking.map(({ destination }) => destination))
 			const newest = standing

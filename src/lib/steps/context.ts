@@ -7,6 +7,7 @@ import type { Environment, HostConfiguration } from "../config/environment.ts"
 import type { LocalHost } from "../host/local.ts"
 import type { SummaryRow } from "../plan/step.ts"
 import type { Secret } from "../secret.ts"
+import type { ShareRemover } from "../storage/share-remover.ts"
 
 export type StepContext = {
 	environment: Environment
@@ -24,6 +25,8 @@ export type StepContext = {
 	 * `<directory>/<file>`. Opened when first asked for; those that can't be used say why.
 	 */
 	openModels: () => Promise<readonly Source[]>
+	/** Removes snapshots from the share, for the retention alone; without a share there is none. */
+	shareRemover?: ShareRemover
 	/** Who models are published by, and the token for those that not everybody may read. */
 	publisher: { origin: string; token: Secret | undefined }
 	/** For git over HTTPS. */

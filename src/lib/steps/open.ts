@@ -23,6 +23,7 @@ import { Secret } from "../secret.ts"
 import { directoryStore } from "../storage/directory.ts"
 import type { ObjectStore } from "../storage/object-store.ts"
 import { readOnlyStore } from "../storage/read-only.ts"
+import { type ShareRemover, shareRemover } from "../storage/share-remover.ts"
 import type { Surroundings } from "../ui/surroundings.ts"
 import type { StepContext } from "./context.ts"
 
@@ -215,6 +216,9 @@ export async function openHere(
 				stores.push(...places)
 				return options.dryRun ? places.map(withoutWriting) : places
 			}),
+			...(environment.share === undefined
+				? {}
+				: { shareRemover: openShareRemover(host, environment.share, options.dryRun) }),
 			publisher: { origin: huggingFace, token: secrets.find("HF_TOKEN") },
 			gitToken: secrets.find("GH_TOKEN"),
 			spoken,
@@ -316,6 +320,15 @@ function openShare(host: LocalHost, share: Share, below: string): ObjectStore {
 		directory: join(mountPoint, below),
 		mountPoint,
 		mountCheck: () => requireMounted(host, share, mountPoint),
+	})
+}
+
+function openShareRemover(host: LocalHost, share: Share, dryRun: boolean): ShareRemover {
+	const [mountPoint] = shareDirectory(host, share)
+	return shareRemover({
+		directory: join(mountPoint, share.backups),
+		mountCheck: () => requireMounted(host, share, mountPoint),
+		dryRun,
 	})
 }
 

@@ -8,9 +8,15 @@ const longestPartBytes = 220
 const partialName = /^\..*\.partial$/
 const setAsideName = /\.bad-\d{8}T\d{6}Z(?:-\d+)?$/
 
-/** True for the names that a store keeps for itself: uploads under way, and copies set aside. `list` passes over them. */
+/** What a sidecar or a record is called from the beginning of its removal to its end. */
+export const removingEnding = ".removing"
+
+/**
+ * True for the names that a store keeps for itself: uploads and removals under way, and copies set aside. `list` passes
+ * over them.
+ */
 export function isReservedName(name: string): boolean {
-	return partialName.test(name) || setAsideName.test(name)
+	return partialName.test(name) || setAsideName.test(name) || name.endsWith(`.json${removingEnding}`)
 }
 
 /** What is wrong with a key, or undefined. A good key is a relative path that can't leave its store. */

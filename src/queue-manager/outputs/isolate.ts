@@ -2,7 +2,7 @@
 // what it gets, as it is, writes where only this attempt writes. Nothing else of the text is touched; numbers in it may
 // be larger than what JavaScript can hold.
 import { scanJson } from "../http/json-scan.ts"
-import { type AttemptName, attemptDirectory, baseNameOf, tokenOf } from "./prefix.ts"
+import { type AttemptName, attemptDirectory, baseNameOf, type Tokens, tokenOf } from "./prefix.ts"
 
 /**
  * The workflow with every `filename_prefix` set to `cq/<day>/<job>/a<attempt>/<node>~<base name>`; the same bytes where
@@ -13,7 +13,7 @@ export async function isolateWorkflow(workflow: Buffer, name: AttemptName): Prom
 	const { inputs } = await scanJson(workflow, "filename_prefix")
 	if (inputs.length === 0) return workflow
 	const directory = attemptDirectory(name)
-	const taken = new Set<string>()
+	const taken: Tokens = new Map()
 	// In the order in which an object has them, so that names come out as planOutputs makes them.
 	const nodes = Object.keys(Object.fromEntries(inputs.map(({ node }) => [node, true])))
 	const tokens = new Map(nodes.map((node) => [node, tokenOf(node, taken)]))

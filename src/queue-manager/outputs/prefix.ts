@@ -71,7 +71,7 @@ export function planOutputs(workflow: Record<string, unknown>, name: AttemptName
 	const isWrapped = isRecord(workflow["prompt"]) && workflow["prompt"]["class_type"] === undefined
 	const given = isWrapped ? (workflow["prompt"] as Record<string, unknown>) : workflow
 	const extraData = isWrapped && isRecord(workflow["extra_data"]) ? workflow["extra_data"] : undefined
-	const taken = new Set<string>()
+	const taken: Tokens = new Map()
 	const nodes: (OutputNode & { isUsed: boolean })[] = []
 	const used = new Set<string>()
 	const prompt = Object.fromEntries(
@@ -135,16 +135,24 @@ function wants({ class_type, inputs }: PromptNode): OutputNode["writes"] {
 		: "anything"
 }
 
+/** Tokens that are given away, each with the number that the next one like it may have. */
+export type Tokens = Map<string, number>
+
 /** How a node's files begin; ids of nodes inside of subgraphs have colons (`57:8`). */
-export function tokenOf(node: string, taken: Set<string>): string {
-	const plain = node.replaceAll(/[^A-Za-z0-9_-]/g, "-").slice(0, 60) || "node"
+export function tokenOf(node: string, taken: Tokens): string {
+	const plain = node.slice(0, 60).replaceAll(/[^A-Za-z0-9_-]/g, "-") || "node"
 	let token = plain
-	for (let count = 2; taken.has(token); count++) token = `${plain}-${count}`
-	taken.add(token)
+	// Not from 2 on each time: a workflow may have 200 000 ids that come out alike.
+	let count = taken.get(plain) ?? 2
+	for (; taken.has(token); count++) token = `${plain}-${count}`
+	if (token !== plain) taken.set(plain, count)
+	taken.set(token, 2)
 	return token
 }
 
 const longestBaseBytes = 100
+// A prefix may be megabytes; what is looked at of it is more than can be kept.
+const mostLookedAt = 1000
 // ComfyUI itself fills these in.
 const placeholders = /%(year|month|day|hour|minute|second|width|height|batch_num)%/g
 
@@ -154,7 +162,8 @@ const placeholders = /%(year|month|day|hour|minute|second|width|height|batch_num
  */
 export function baseNameOf(prefix: unknown): string {
 	if (typeof prefix !== "string") return "ComfyUI"
-	const last = prefix.normalize("NFC").split(/[/\\]/).at(-1) ?? ""
+	const start = Math.max(prefix.lastIndexOf("/"), prefix.lastIndexOf("\\")) + 1
+	const last = prefix.slice(start, start + mostLookedAt).normalize("NFC")
 	const kept = [...last.matchAll(placeholders)].map(([text]) => text)
 	let base = last
 		.split(/%(?:year|month|day|hour|minute|second|width|height|batch_num)%/)
@@ -163,8 +172,20 @@ export function baseNameOf(prefix: unknown): string {
 		.join("")
 		.replace(/^[\s.]+/, "")
 		.trimEnd()
-	while (Buffer.byteLength(base) > longestBaseBytes) base = [...base].slice(0, -1).join("")
+	base = beginningOf(base, longestBaseBytes)
 	return base === "" ? "ComfyUI" : base
+}
+
+/** As much of a text as fits, without half a character at its end. */
+function beginningOf(text: string, mostBytes: number): string {
+	let sizeBytes = 0
+	let end = 0
+	for (const character of text) {
+		sizeBytes += Buffer.byteLength(character)
+		if (sizeBytes > mostBytes) break
+		end += character.length
+	}
+	return text.slice(0, end)
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {

@@ -70,7 +70,8 @@ export function heldRequest(options: HeldOptions, shared: SharedFilesystem): Sha
 					async bodyOf(submission) {
 						const plan = planOutputs(workflow, nameOf(job, submission))
 						await files.makeShared({ root: shareRoot, path: plan.directory })
-						return { id: job.id, attempt: job.attempt, submission, workflow: plan.prompt }
+						const { prompt, extraData = {} } = plan
+						return { id: job.id, attempt: job.attempt, submission, workflow: prompt, metadata: extraData }
 					},
 				})
 				if (request === undefined) throw new OperatorError("accepted without a request")

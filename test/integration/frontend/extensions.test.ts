@@ -251,9 +251,11 @@ describeWith("chromium", "the frontend's extensions", () => {
 	test("what happens to others' jobs reaches nobody else's page", async () => {
 		const page = await world.open(await world.signIn("user003"), "user003")
 		const frames: string[] = []
-		page.on("websocket", (socket) =>
-			socket.on("framereceived", ({ payload }) => frames.push(String(payload))),
-		)
+		const asked: string[] = []
+		page.on("websocket", (socket) => {
+			asked.push(socket.url())
+			socket.on("framereceived", ({ payload }) => frames.push(String(payload)))
+		})
 		await page.reload()
 		const other = await begin("user001")
 		await run(other)
@@ -266,6 +268,9 @@ describeWith("chromium", "the frontend's extensions", () => {
 		await says(page, "Back at two")
 		await says(other, "Back at two")
 		expect(frames.some((text) => text.includes("Back at two"))).toBe(true)
+		// A browser that an instructor signed in with too would be told of everybody's.
+		const ofQueue = asked.filter((url) => new URL(url).pathname === "/ws")
+		expect(ofQueue.every((url) => new URL(url).searchParams.get("user_id") === "user003")).toBe(true)
 		expect(frames.filter((text) => text.includes(job.id))).toEqual([])
 		expect(await strip(page).innerText()).toBe("Back at two")
 		await world.admin("PUT", "/banner", { text: "" })

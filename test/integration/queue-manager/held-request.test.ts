@@ -1,6 +1,8 @@
 // SERVERLESS_TRANSPORT=held: queue managers and agents as processes, one agent beside each ComfyUI stand-in, behind the
 // load balancer's stand-in, which deals requests out in turn.
 import { writeFileSync } from "node:fs"
+import { createServer } from "node:http"
+import type { AddressInfo } from "node:net"
 import { expect, test } from "vitest"
 import { promptIdOf } from "../../../src/lib/formats/prompt-id.ts"
 import { makePng } from "../../support/comfyui-files.ts"
@@ -90,8 +92,12 @@ describeWith("redis", "a request that is held", () => {
 	test("a file that comes late is added to the result once, and those that stand there aren't added again", async () => {
 		await using place = await createWorld()
 		const { ask } = await place.manager()
-		const id = await submitTo(ask, imageWorkflow())
+		const graph = { extra_pnginfo: { workflow: { nodes: [7] } } }
+		const id = await submitTo(ask, imageWorkflow(), { metadata: graph })
 		const { result } = await jobWhen(ask, id, "completed", 60_000)
+		// The graph goes along, so that the picture can be opened as a workflow.
+		const asked = place.world.replicas.flatMap(({ requests }) => requests)
+		expect(asked.find(({ path }) => path === "/prompt")?.body).toMatchObject({ extra_data: graph })
 		const [path = ""] = place.world.find("9~Film_00001_.png")
 		const prefix = path.slice(place.world.share.length + 1).replace(/_00001_\.png$/, "")
 		const prompt = { "9": { class_type: "SaveImage", inputs: { filename_prefix: prefix } } }
@@ -177,6 +183,63 @@ describeWith("redis", "a request that is held", () => {
 		expect(written).not.toMatch(/made-up-(inference-key|other-token)/)
 	}, 120_000)
 })
+
+test("a request that is closed before it is answered runs nothing, and the agent takes the next one", async () => {
+	let asked = 0
+	let answerQueue = () => {}
+	const prompts: unknown[] = []
+	const comfyui = createServer((request, response) => {
+		if (request.url === "/queue") {
+			asked++
+			answerQueue = () => response.end('{"queue_running": [], "queue_pending": []}')
+			if (asked > 1) answerQueue()
+			return
+		}
+		if (request.url === "/system_stats") return void response.end('{"system": {}, "devices": []}')
+		if (request.url === "/prompt") prompts.push(request.url)
+		response.writeHead(request.url === "/prompt" ? 400 : 404).end('{"error": {"message": "refused"}}')
+	})
+	await new Promise<void>((resolve) => comfyui.listen(0, "127.0.0.1", resolve))
+	const { port } = comfyui.address() as AddressInfo
+	await using agent = startAgentProcess({
+		WORKER_MODE: "held",
+		WORKER_TOKEN: key,
+		WORKER_RUN_HOST: "127.0.0.1",
+		WORKER_RUN_PORT: "0",
+		COMFYUI_URL: `http://127.0.0.1:${port}`,
+	})
+	const deadlineMs = 30_000
+	const listening = () => agent.lines().find(({ msg }) => msg === "waits for requests")?.["port"]
+	const at = await poll(listening, { what: "the agent listens", deadlineMs })
+	const run = (id: string, signal: AbortSignal) =>
+		fetch(`http://127.0.0.1:${String(at)}/run`, {
+			method: "POST",
+			headers: { authorization: `Bearer ${key}` },
+			body: JSON.stringify({ id, attempt: 1, workflow: { "9": { class_type: "SaveImage", inputs: {} } } }),
+			signal,
+		})
+	try {
+		// ComfyUI takes its time to say whether it is free, and nobody waits for that.
+		const impatient = new AbortController()
+		const first = run("job-1", impatient.signal)
+		await poll(() => asked === 1, { what: "ComfyUI is asked", deadlineMs })
+		impatient.abort()
+		await expect(first).rejects.toThrow()
+		answerQueue()
+		const second = async () => {
+			const answer = await run("job-2", AbortSignal.timeout(deadlineMs))
+			const text = await answer.text()
+			return answer.status === 200 && text
+		}
+		expect(
+			await poll(second, { what: `the agent is free: ${agent.output()}`, deadlineMs: 20_000 }),
+		).toContain("ComfyUI refused")
+		expect(prompts.length).toBe(1)
+	} finally {
+		comfyui.closeAllConnections()
+		comfyui.close()
+	}
+}, 90_000)
 
 test("nobody's agent opens a port without a token", async () => {
 	await using agent = startAgentProcess({ WORKER_MODE: "held", COMFYUI_URL: "http://127.0.0.1:1" })

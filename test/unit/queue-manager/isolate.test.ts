@@ -61,3 +61,24 @@ test("what only looks like a place for files stays", async () => {
 		'{"9":[{"filename_prefix":"a"}],"8":{"inputs":[{"filename_prefix":"b"}],"x":{"filename_prefix":"c"}},"filename_prefix":"d"}'
 	expect(await isolate(text)).toBe(text)
 })
+
+// Each took the queue manager's only thread for minutes to hours, for everybody, and again after its restart.
+test.each([
+	[
+		"ids that come out alike",
+		() => Array.from({ length: 25_000 }, (_, at) => [`${"x".repeat(60)}${at}`, "a"]),
+	],
+	["one name without an end", () => [["9", "n".repeat(60_000)]]],
+	["long names", () => Array.from({ length: 4_000 }, (_, at) => [String(at), "é".repeat(500)])],
+])(
+	"a hostile workflow of %s is done in time that grows with its size",
+	async (_, nodesOf) => {
+		const nodes = nodesOf().map(([id = "", prefix]) => [id, { inputs: { filename_prefix: prefix } }] as const)
+		const isolated = await isolate(JSON.stringify(Object.fromEntries(nodes)))
+		const values = Object.values(
+			JSON.parse(isolated) as Record<string, { inputs: { filename_prefix: string } }>,
+		)
+		expect(new Set(values.map(({ inputs }) => inputs.filename_prefix)).size).toBe(nodes.length)
+	},
+	20_000,
+)

@@ -5,17 +5,19 @@ const longestWaitMs = 10_000
 const askEveryMs = 25_000
 
 /**
- * Follows the events of this user until the page is left.
+ * Follows the events of a user until the page is left.
+ * @param user whose: a browser that an instructor signed in with too would be told of everybody's jobs
  * @param after the id of the last event that is known, or undefined for those from now on
  * @param on `event` for each event, `resync` when some were missed for good, `link` with true or false
  */
-export function followEvents(after, on) {
+export function followEvents(user, after, on) {
 	let last = after
 	let waitMs = 250
 
 	function connect() {
 		const address = new URL("/ws", location.href)
 		address.protocol = address.protocol.replace("http", "ws")
+		address.searchParams.set("user_id", user)
 		if (last !== undefined) address.searchParams.set("after", last)
 		const socket = new WebSocket(address)
 		let heardAt = Date.now()

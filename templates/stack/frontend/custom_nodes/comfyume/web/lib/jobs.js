@@ -177,7 +177,8 @@ export function start() {
 
 async function begin() {
 	const attempt = (work) => work().catch(() => undefined)
-	followEvents(undefined, {
+	const { userId } = await settings()
+	followEvents(userId, undefined, {
 		event: take,
 		resync: () => void attempt(refresh),
 		link(isUp) {

@@ -1,0 +1,287 @@
+// What is kept of the snapshots. On the share what no class keeps is removed; in the object store nothing ever is, and
+// this only says what could be.
+import { createHash } from "node:crypto"
+import type { Artifact, RetentionClasses, SnapshotArtifact } from "../artifacts/catalogue.ts"
+import { type Retained, retain } from "../artifacts/retention.ts"
+import { clockToleranceMs } from "../artifacts/schedule.ts"
+import { snapshotPrefix } from "../artifacts/snapshot.ts"
+import { type Copy, listCopies, type Source } from "../artifacts/source.ts"
+import {
+	confirmationPrefix,
+	type Finished,
+	type Holdings,
+	judge,
+	listHoldings,
+} from "../artifacts/standing.ts"
+import { exitCodes, OperatorError } from "../errors.ts"
+import { needed, type Plan, type Step, type SummaryRow, satisfied } from "../plan/step.ts"
+import type { ObjectHead } from "../storage/object-store.ts"
+import type { ShareRemover } from "../storage/share-remover.ts"
+import { formatBytes } from "../ui/format.ts"
+import type { StepContext } from "./context.ts"
+import { once } from "./open.ts"
+
+const shareStep = "share"
+/** Records of unchanged artifacts are kept this long before the newest; `backup status` reads those of a few days. */
+const recordsKeptMs = 31 * 24 * 60 * 60 * 1000
+
+type Shrinkable = Finished & { shrunk: boolean }
+type Kept = { artifact: SnapshotArtifact; classes: RetentionClasses }
+
+const withClasses = (artifacts: readonly Artifact[]): Kept[] =>
+	artifacts.flatMap((artifact) =>
+		artifact.kind === "models" || artifact.retention === undefined
+			? []
+			: [{ artifact, classes: artifact.retention }],
+	)
+
+/**
+ * One step per artifact that removes from the share what no class keeps, and one for old records. Nothing goes of an
+ * artifact whose newest snapshot hasn't just been read and found whole, or when the object store, where there is one,
+ * doesn't hold a finished snapshot at least as new.
+ * @throws {OperatorError} (2) when no share is configured
+ */
+export function retentionPlan(context: StepContext, artifacts: readonly Artifact[]): Plan {
+	const { environment, hostConfiguration, place, sources, shareRemover: remover, spoken, summary } = context
+	const share = sources.find(({ name }) => name === "share")
+	if (share === undefined || remover === undefined)
+		throw new OperatorError(`${environment.name} has no share, and nothing is removed anywhere else`, {
+			exitCode: exitCodes.usage,
+			hint: "comfyume config check",
+		})
+	const r2 = sources.find(({ name }) => name === "r2")
+	const offSite = once(async () => (r2 === undefined ? undefined : holdingsOf(context, r2)))
+	const chosen = withClasses(artifacts)
+	const inReach: Step = {
+		id: shareStep,
+		title: "the share is there",
+		check: async () => {
+			if (share.trouble !== undefined) throw share.trouble
+			await share.store.probe()
+			return satisfied(share.store.place)
+		},
+		apply: async () => {},
+	}
+	const tools = { context, share, remover, offSite }
+	return {
+		command: "backup retention",
+		environment: environment.name,
+		host: hostConfiguration.name,
+		place,
+		steps: [inReach, ...chosen.map((kept) => retentionStep(tools, kept)), recordsStep(tools)],
+		summary: () => chosen.flatMap(({ artifact }) => summary.get(artifact.name) ?? []),
+		next: ({ dryRun, exitCode }) =>
+			dryRun || exitCode !== exitCodes.done ? `comfyume backup retention ${spoken}` : undefined,
+	}
+}
+
+type Tools = {
+	context: StepContext
+	share: Source
+	remover: ShareRemover
+	offSite: () => Promise<Holdings | undefined>
+}
+
+const holdingsOf = ({ environment, hostConfiguration, now }: StepContext, destination: Source) =>
+	listHoldings(destination, { environment: environment.name, host: hostConfiguration.name }, now())
+
+function retentionStep({ context, share, remover, offSite }: Tools, { artifact, classes }: Kept): Step {
+	const { environment, hostConfiguration, now, spoken, signal, summary } = context
+	const owner = { environment: environment.name, host: hostConfiguration.name, artifact: artifact.name }
+	const prefix = snapshotPrefix(environment.name, artifact.name)
+	const read = new Map<string, Promise<void>>()
+	let removed = 0
+	let going: readonly Shrinkable[] = []
+
+	/** The snapshot that everything else stands back for must be whole, byte for byte; read once a run. */
+	const requireWhole = (newest: Finished) => {
+		const etag = newest.copy.archive?.etag ?? ""
+		const reading = read.get(etag) ?? verifyBytes(context, newest)
+		read.set(etag, reading)
+		return reading
+	}
+
+	const survey = async (note: (text: string) => void) => {
+		const copies = await listCopies(share, environment.name, artifact.name)
+		rejectFuture(copies, now(), artifact.name)
+		const finished: Shrinkable[] = []
+		let bad = 0
+		for (const copy of copies) {
+			signal.throwIfAborted()
+			const judged = await judge(copy, owner)
+			if (judged.foreign) continue
+			if (judged.finished === undefined) {
+				bad++
+				note(`left alone: ${copy.name.id}: ${judged.because}`)
+				continue
+			}
+			const { sidecar } = judged.finished
+			const shrunk = sidecar.kind === "archive" && sidecar.shrunkFromBytes !== undefined
+			finished.push({ ...judged.finished, shrunk })
+		}
+		if (finished.length === 0 && bad > 0)
+			throw new OperatorError(
+				`none of the ${bad} snapshots of ${artifact.name} on the share can count: nothing goes`,
+				{
+					hint: `comfyume backup ${spoken} --only ${artifact.name}`,
+				},
+			)
+		const retained = retain(finished, classes)
+		return { retained, waiting: await heldBack(retained) }
+	}
+
+	/** What the object store doesn't have as new as, finished: it stays until it does. */
+	const heldBack = async ({ go }: Retained<Shrinkable>): Promise<ReadonlySet<Shrinkable>> => {
+		if (go.length === 0 || artifact.schedule?.r2 === undefined) return new Set()
+		const holdings = await offSite()
+		if (holdings === undefined) return new Set()
+		const { newest } = await holdings.standing(artifact.name)
+		return new Set(go.filter(({ name }) => newest === undefined || newest.name.takenAt < name.takenAt))
+	}
+
+	return {
+		id: artifact.name,
+		title: artifact.name,
+		requires: [shareStep],
+		check: async (report) => {
+			const said = new Set<string>()
+			const { retained, waiting } = await survey((text) => said.add(text))
+			if (removed === 0) for (const text of said) report.note(text)
+			const [newest] = retained.keep
+			going = retained.go.filter((snapshot) => !waiting.has(snapshot))
+			const begun = await remover.unfinished(prefix)
+			const held = waiting.size === 0 ? "" : `; ${waiting.size} more wait until r2 has one as new`
+			summary.set(artifact.name, {
+				artifact: artifact.name,
+				source: "share",
+				snapshot: newest?.snapshot.name.id ?? "none",
+				verified: `${retained.keep.length} kept, ${removed === 0 ? `${going.length} to go` : `${removed} removed`}${held}`,
+				ok: true,
+			})
+			if (going.length === 0 && begun.length === 0)
+				return satisfied(`${retained.keep.length} are kept (${describe(classes)})${held}`)
+			if (newest !== undefined && going.length > 0) await requireWhole(newest.snapshot)
+			const kept = retained.keep.map(({ snapshot, because }) => `${snapshot.name.id} (${because.join(", ")})`)
+			return needed(
+				[
+					...(going.length === 0
+						? []
+						: [
+								`no class keeps ${going.length} of ${retained.keep.length + retained.go.length}: ${shorten(going.map(({ name }) => name.id))}`,
+								`kept: ${kept.join(", ")}`,
+							]),
+					...(begun.length === 0 ? [] : [`${begun.length} whose removal was begun`]),
+				].join("; ") + held,
+			)
+		},
+		apply: async () => {
+			for (const key of await remover.unfinished(prefix)) await remover.finish(key)
+			for (const { copy } of going) {
+				signal.throwIfAborted()
+				if (copy.sidecar === undefined) continue
+				await remover.remove(copy.sidecar, copy.archive)
+				removed++
+			}
+		},
+	}
+}
+
+const describe = ({ daily, weekly, monthly }: RetentionClasses) =>
+	`${daily} daily, ${weekly} weekly, ${monthly} monthly`
+
+const shorten = (ids: readonly string[]) =>
+	ids.length <= 6 ? ids.join(", ") : `${ids.slice(0, 3).join(", ")}, … ${ids.slice(-2).join(", ")}`
+
+/** One of the clocks is wrong, and which snapshot is the newest can't be told. */
+function rejectFuture(copies: readonly Copy[], now: Date, artifact: string): void {
+	const late = copies.find(({ name }) => name.takenAt.getTime() > now.getTime() + clockToleranceMs)
+	if (late === undefined) return
+	throw new OperatorError(
+		`${late.name.id} of ${artifact} is dated after now, ${now.toISOString()}: nothing goes while a clock is wrong`,
+		{
+			exitCode: exitCodes.refusedByGuard,
+			hint: "timedatectl   # when this clock is right, move the snapshot with the wrong date out of the way by hand",
+		},
+	)
+}
+
+async function verifyBytes({ signal }: StepContext, { copy, name, sidecar }: Finished): Promise<void> {
+	if (sidecar.kind !== "archive" || copy.archive === undefined) return
+	const hash = createHash("sha256")
+	const { store } = copy.source
+	for await (const chunk of await store.get(copy.archive.key, { ifMatch: copy.archive.etag, signal }))
+		hash.update(chunk as Buffer)
+	if (hash.digest("hex") === sidecar.digest) return
+	throw new OperatorError(
+		`the newest snapshot ${name.id} on the share is damaged, it doesn't have its sidecar's digest: nothing goes`,
+		{
+			hint: `mv ${store.place}/${copy.archive.key}{,.bad}   # then: comfyume backup --only ${sidecar.artifact}`,
+		},
+	)
+}
+
+function recordsStep({ context, share, remover }: Tools): Step {
+	const { environment, hostConfiguration } = context
+	const prefix = confirmationPrefix({ environment: environment.name, host: hostConfiguration.name })
+	const old = async (): Promise<ObjectHead[]> => {
+		const heads: ObjectHead[] = []
+		for await (const head of share.store.list(prefix)) if (head.key.endsWith("Z.json")) heads.push(head)
+		const newestMs = Math.max(0, ...heads.map(({ storedAt }) => storedAt.getTime()))
+		return heads.filter(({ storedAt }) => newestMs - storedAt.getTime() > recordsKeptMs)
+	}
+	return {
+		id: "records",
+		title: "records of unchanged artifacts",
+		requires: [shareStep],
+		check: async () => {
+			const count = (await old()).length + (await remover.unfinished(prefix)).length
+			return count === 0 ? satisfied("none is older than a month") : needed(`${count} are older than a month`)
+		},
+		apply: async () => {
+			for (const key of await remover.unfinished(prefix)) await remover.finish(key)
+			for (const head of await old()) await remover.remove(head, undefined)
+		},
+	}
+}
+
+/**
+ * What the same classes would keep of what the object store holds. Checks only: nothing is deleted there.
+ * @throws {OperatorError} (2) when there is no object store
+ */
+export function retentionReport(context: StepContext, artifacts: readonly Artifact[]): Plan {
+	const { environment, hostConfiguration, place, sources } = context
+	const r2 = sources.find(({ name }) => name === "r2")
+	if (r2 === undefined)
+		throw new OperatorError(`${environment.name} has no object store to report on`, {
+			exitCode: exitCodes.usage,
+			hint: "comfyume config check",
+		})
+	const rows: SummaryRow[] = []
+	const holdings = once(() => holdingsOf(context, r2))
+	return {
+		command: "backup retention --report",
+		environment: environment.name,
+		host: hostConfiguration.name,
+		place,
+		steps: withClasses(artifacts).map(
+			({ artifact, classes }): Step => ({
+				id: artifact.name,
+				title: artifact.name,
+				check: async () => {
+					const all = (await holdings()).copies(artifact.name).filter(({ sidecar }) => sidecar !== undefined)
+					const { keep, go } = retain(all, classes)
+					const sizeBytes = go.reduce(
+						(sum, { archive, sidecar }) => sum + (archive?.sizeBytes ?? 0) + (sidecar?.sizeBytes ?? 0),
+						0,
+					)
+					const because = `${go.length} of ${all.length} snapshots, ${formatBytes(sizeBytes)}, would be eligible; nothing is deleted there`
+					const newest = keep[0]?.snapshot.name.id ?? "none"
+					rows.push({ artifact: artifact.name, source: "r2", snapshot: newest, verified: because, ok: true })
+					return satisfied(because)
+				},
+				apply: async () => {},
+			}),
+		),
+		summary: () => rows,
+	}
+}

@@ -1,0 +1,160 @@
+// What of a backup is due now, found out from the destinations alone: no state file could disagree with them. One
+// hourly line of cron is enough, and after downtime the next run catches up.
+import type { Artifact } from "../artifacts/catalogue.ts"
+import { isDue } from "../artifacts/schedule.ts"
+import type { Source } from "../artifacts/source.ts"
+import {
+	type Confirmation,
+	confirmationKey,
+	evidenceOf,
+	type Holdings,
+	listHoldings,
+	renderConfirmation,
+} from "../artifacts/standing.ts"
+import { digestFile } from "../artifacts/tree.ts"
+import { OperatorError, systemError } from "../errors.ts"
+import { needed, type Step, satisfied } from "../plan/step.ts"
+import { destinationsOf, scheduleOf } from "./backup-status.ts"
+import { clearWork, type StepContext, workDirectory } from "./context.ts"
+import { compareModels } from "./new-models.ts"
+
+export type Due = {
+	/** Where an artifact is due; those in no list aren't. A destination that can't be asked is due: its failure must show. */
+	destinationsOf(artifact: Artifact): readonly Source[]
+	/** Says what is due, and is never anything but satisfied. */
+	step: Step
+	/** One per destination: notes what is unchanged, after everything else. */
+	confirmations(satisfiedSteps: ReadonlySet<string>): readonly Step[]
+}
+
+/** Lists each destination once and holds it against the catalogue's schedules. */
+export async function findDue(context: StepContext, artifacts: readonly Artifact[]): Promise<Due> {
+	const destinations = destinationsOf(context)
+	const surveyed = await Promise.all(
+		destinations.map(async (destination) => ({
+			destination,
+			due: await dueIn(context, destination, artifacts),
+		})),
+	)
+	const models = artifacts.find(({ kind }) => kind === "models")
+	if (models !== undefined && (await modelsAreDue(context)))
+		surveyed.find(({ destination }) => destination.name === "r2")?.due.add(models.name)
+	const dueNames = new Set(surveyed.flatMap(({ due }) => [...due]))
+	return {
+		destinationsOf: ({ name }) =>
+			surveyed.filter(({ due }) => due.has(name)).map(({ destination }) => destination),
+		step: {
+			id: "schedule",
+			title: "what is due",
+			check: async () =>
+				satisfied(dueNames.size === 0 ? "nothing is due" : `due: ${[...dueNames].join(", ")}`),
+			apply: async () => {},
+		},
+		confirmations: (satisfiedSteps) =>
+			surveyed.flatMap(({ destination, due }) => {
+				const confirmable = artifacts.filter(({ name, kind }) => kind !== "models" && due.has(name))
+				return confirmable.length === 0 ? [] : [confirm(context, destination, confirmable, satisfiedSteps)]
+			}),
+	}
+}
+
+async function dueIn(
+	context: StepContext,
+	destination: Source,
+	artifacts: readonly Artifact[],
+): Promise<Set<string>> {
+	const due = new Set<string>()
+	const asked = artifacts.filter(({ kind }) => kind !== "models")
+	let holdings: Holdings | undefined
+	try {
+		holdings = await list(context, destination)
+	} catch (error) {
+		destination.trouble ??= systemError(error, `listing ${destination.name}`)
+	}
+	for (const artifact of asked) {
+		const schedule = scheduleOf(artifact, destination)
+		if (schedule === undefined) continue
+		const evidence =
+			holdings === undefined
+				? undefined
+				: // What can't be read is no evidence; the artifact's own step says what is wrong.
+					await holdings.standing(artifact.name).then(evidenceOf, () => undefined)
+		if (holdings === undefined || isDue(schedule, evidence, context.now())) due.add(artifact.name)
+	}
+	return due
+}
+
+/** As the models' own steps will: what can't be compared is for them to say. */
+async function modelsAreDue(context: StepContext): Promise<boolean> {
+	try {
+		const { onShare, missing, different } = await compareModels(context)
+		return onShare.length === 0 || missing.length + different.length > 0
+	} catch {
+		context.signal.throwIfAborted()
+		return true
+	}
+}
+
+const list = ({ environment, hostConfiguration, now }: StepContext, destination: Source) =>
+	listHoldings(destination, { environment: environment.name, host: hostConfiguration.name }, now())
+
+/**
+ * Notes in a destination which artifacts were looked at and have not changed, or came there as an older snapshot: their
+ * newest snapshot alone looks like a backup that has stopped.
+ */
+function confirm(
+	context: StepContext,
+	destination: Source,
+	artifacts: readonly Artifact[],
+	satisfiedSteps: ReadonlySet<string>,
+): Step {
+	const { environment, hostConfiguration, host, now, signal, comfyume } = context
+	const unconfirmed = async (): Promise<Confirmation["unchanged"]> => {
+		const holdings = await list(context, destination)
+		const unchanged: Record<string, string> = {}
+		for (const artifact of artifacts) {
+			if (!satisfiedSteps.has(artifact.name)) continue
+			const schedule = scheduleOf(artifact, destination)
+			const standing = await holdings.standing(artifact.name)
+			if (standing.newest === undefined || schedule === undefined) continue
+			if (isDue(schedule, evidenceOf(standing), now())) unchanged[artifact.name] = standing.newest.name.id
+		}
+		return unchanged
+	}
+	return {
+		id: `record/${destination.name}`,
+		title: `a record of what is unchanged, on ${destination.name}`,
+		check: async () => {
+			// Each artifact's own step has failed by it.
+			if (destination.trouble !== undefined) return satisfied(`${destination.name} can't be used`)
+			const count = Object.keys(await unconfirmed()).length
+			return count === 0 ? satisfied("nothing is left to note") : needed(`${count} are unchanged`)
+		},
+		apply: async () => {
+			const at = now()
+			const owner = { environment: environment.name, host: hostConfiguration.name }
+			const record: Confirmation = {
+				version: 1,
+				kind: "unchanged",
+				comfyume,
+				...owner,
+				at: at.toISOString(),
+				unchanged: await unconfirmed(),
+			}
+			const file = `${workDirectory}/unchanged.json`
+			try {
+				await host.files.makeDirectory(workDirectory, 0o700)
+				await host.write(file, renderConfirmation(record), { mode: 0o600 })
+				const facts = await digestFile(host.path(file))
+				const put = { ...facts, ifAbsent: true as const, signal }
+				const key = confirmationKey(owner, at)
+				if ((await destination.store.put(key, host.path(file), put)) === "already-there")
+					throw new OperatorError(`${key} stands on ${destination.name} already`, {
+						hint: "date -u   # two runs within one second, or a clock that was set back",
+					})
+			} finally {
+				await clearWork(host)
+			}
+		},
+	}
+}
