@@ -1,5 +1,5 @@
 // nginx goes from its container to the host and back: exactly one of them serves, and a failed change leaves the old one.
-import { existsSync, readlinkSync, writeFileSync } from "node:fs"
+import { existsSync, readlinkSync, rmSync, writeFileSync } from "node:fs"
 import { request } from "node:https"
 import { afterAll, beforeAll, expect, test } from "vitest"
 import { startDocker } from "../support/docker.ts"
@@ -111,6 +111,25 @@ describeWith("docker", "nginx on the host or in its container", () => {
 		expect({ active: await nginx.isActive(), enabled: await nginx.isEnabled() }).toEqual({
 			...{ active: false, enabled: false },
 		})
+	})
+
+	test("a host's nginx of something else runs on where the container can't even be made", async () => {
+		await engine.docker("rm", "--force", "comfy-nginx")
+		await engine.docker("tag", "nginx:1.28-alpine", "test-nginx:1")
+		await engine.docker("image", "rm", "--force", "nginx:1.28-alpine")
+		rmSync(workshop.path("server/etc/nginx/conf.d/comfyume.conf"), { force: true })
+		writeFileSync(
+			workshop.path("server/etc/nginx/conf.d/other.conf"),
+			`server { listen ${workshop.https}; return 200 "another site"; }\n`,
+		)
+		await nginx.enableNow()
+		const { exitCode, stderr } = await workshop.run(["start", "--only", "nginx", "--wait", "15"])
+		expect(`${exitCode} ${stderr}`).toMatch(/^9 /)
+		expect({ active: await nginx.isActive(), enabled: await nginx.isEnabled() }).toEqual({
+			...{ active: true, enabled: true },
+		})
+		await engine.docker("tag", "test-nginx:1", "nginx:1.28-alpine")
+		await engine.docker("image", "rm", "test-nginx:1")
 	})
 })
 

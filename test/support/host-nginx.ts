@@ -81,6 +81,7 @@ http {
 	return {
 		isActive: () => ask("is-active", "nginx.service"),
 		isEnabled: () => ask("is-enabled", "nginx.service"),
+		enableNow: () => ask("enable", "--now", "nginx.service"),
 		/** From now on it can't be started. */
 		breakStart: () => writeFileSync(path("broken"), ""),
 		repairStart: () => rmSync(path("broken"), { force: true }),

@@ -84,7 +84,12 @@ function readTime(text: string): Date | undefined {
 }
 
 /** What it should be; what can't be said is absent, and then isn't asked for. */
-export type Wanted = { hashes?: readonly string[] | undefined; imageId?: string | undefined }
+export type Wanted = {
+	hashes?: readonly string[] | undefined
+	imageId?: string | undefined
+	/** A file that it read when it started was written since. */
+	filesChanged?: boolean
+}
 
 /** Runs, or has been told to: `docker stop` has something to do. */
 export const isUp = ({ state }: Container): boolean =>
@@ -96,11 +101,12 @@ export const isUp = ({ state }: Container): boolean =>
  */
 export function judge(
 	container: Container | undefined,
-	{ hashes, imageId }: Wanted,
+	{ hashes, imageId, filesChanged = false }: Wanted,
 ): Pick<ContainerFacts, "right" | "because"> & { imageCurrent?: boolean; configurationCurrent?: boolean } {
 	if (container === undefined) return { right: false, because: "there is no such container" }
 	const imageCurrent = imageId === undefined ? undefined : container.imageId === imageId
-	const configurationCurrent = hashes === undefined ? undefined : hashes.includes(container.configHash ?? "")
+	const asComposed = hashes === undefined ? undefined : hashes.includes(container.configHash ?? "")
+	const configurationCurrent = filesChanged ? false : asComposed
 	const current = {
 		...(imageCurrent === undefined ? {} : { imageCurrent }),
 		...(configurationCurrent === undefined ? {} : { configurationCurrent }),

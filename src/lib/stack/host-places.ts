@@ -35,6 +35,13 @@ async function problemOf(path: string, kind: Place["kind"]): Promise<string | un
 	}
 }
 
+/** Whether one of these files was written after that time; one that isn't there was not. */
+export async function haveChangedSince(paths: readonly string[], since: Date | undefined): Promise<boolean> {
+	if (since === undefined) return false
+	const found = await Promise.all(paths.map((path) => stat(path).catch(() => undefined)))
+	return found.some((file) => file !== undefined && file.mtimeMs > since.getTime())
+}
+
 export type PortHolder = {
 	program: string
 	process: number

@@ -29,11 +29,13 @@ export function budgetOf(services: readonly Service[], memoryBytes: number): Bud
 /**
  * What is to be said of the budget; `tight` when the limits together are more than there is.
  * @param services all that are to run, also those that do already
+ * @param spoken the options by which this host was named, to be typed again
  * @throws {OperatorError} (8) where it can't work: not even what is expected fits
  */
 export function requireMemory(
 	services: readonly Service[],
 	memoryBytes: number,
+	spoken: string,
 ): { says: string; tight: string | undefined } {
 	const budget = budgetOf(services, memoryBytes)
 	const room = memoryBytes - systemMegabytes * mebibyte
@@ -41,7 +43,7 @@ export function requireMemory(
 	if (budget.expectedBytes > room)
 		throw new OperatorError(`${says}: that can't work`, {
 			exitCode: exitCodes.refusedByGuard,
-			hint: whatFits(services, room),
+			hint: whatFits(services, room, spoken),
 		})
 	return {
 		says,
@@ -52,14 +54,14 @@ export function requireMemory(
 	}
 }
 
-function whatFits(services: readonly Service[], roomBytes: number): string {
+function whatFits(services: readonly Service[], roomBytes: number, spoken: string): string {
 	const fitting: string[] = []
 	let usedBytes = 0
 	for (const { name, user, expectedMegabytes } of services) {
 		usedBytes += expectedMegabytes * mebibyte
 		if (user && usedBytes <= roomBytes) fitting.push(name)
 	}
-	const [first, last] = [fitting[0], fitting.at(-1)]
-	if (first === undefined || last === undefined) return "a machine with more memory"
-	return `a machine with more memory, or a part: comfyume start --only ${fitting.join(",")}`
+	if (fitting.length === 0) return "a machine with more memory"
+	// With the door: users alone could not be reached.
+	return `a machine with more memory, or a part: comfyume start ${spoken} --only nginx,admin,${fitting.join(",")}`
 }

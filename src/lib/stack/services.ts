@@ -155,6 +155,17 @@ export function placesOf(stack: Stack, { name, user }: Pick<Service, "name" | "u
 	}
 }
 
+/**
+ * The rendered files that a service reads once, when it starts. Compose's hash of its configuration doesn't know what
+ * stands in them. The auth gate isn't among their readers: it takes new passwords while it runs. Pure.
+ */
+export const readAtStart = (stack: Stack, service: Pick<Service, "name" | "user">): string[] =>
+	service.name === "auth-gate"
+		? []
+		: placesOf(stack, service).flatMap(({ path, kind }) =>
+				kind === "file" && path.startsWith(`${stack.configuration.directory}/`) ? [path] : [],
+			)
+
 const rendered = ({ configuration }: Stack, file: string): Place => ({
 	path: `${configuration.directory}/${file}`,
 	kind: "file",

@@ -175,12 +175,15 @@ export function certbotInstalled({ context: { host } }: CertificateWork): Step {
 				? satisfied("it answers")
 				: needed("there is no certbot"),
 		apply: async () => {
-			const apt = ["--quiet", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]
-			await host.execute(
-				withOptions(command("apt-get", "install", ...apt, "certbot"), {
-					environment: { DEBIAN_FRONTEND: "noninteractive" },
-				}),
-			)
+			const apt = (...words: readonly string[]) =>
+				host.execute(
+					withOptions(command("apt-get", "--quiet", "-o", "DPkg::Lock::Timeout=300", ...words), {
+						environment: { DEBIAN_FRONTEND: "noninteractive" },
+					}),
+				)
+			// A fresh host's lists are empty, or name versions that are gone.
+			await apt("update")
+			await apt("install", "--yes", "--no-install-recommends", "certbot")
 		},
 	}
 }

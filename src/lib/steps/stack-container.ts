@@ -4,8 +4,8 @@ import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { type Finding, needed, type Report, type Step, satisfied } from "../plan/step.ts"
 import { type Docker, type Expected, projectName } from "../stack/docker.ts"
 import { type Container, hopeless, isUp, judge } from "../stack/health.ts"
-import { describeHolder, holderOf, requirePlaces } from "../stack/host-places.ts"
-import { placesOf, type Service } from "../stack/services.ts"
+import { describeHolder, haveChangedSince, holderOf, requirePlaces } from "../stack/host-places.ts"
+import { placesOf, readAtStart, type Service } from "../stack/services.ts"
 import type { StepContext } from "./context.ts"
 import type { OpenStack } from "./stack.ts"
 
@@ -37,7 +37,8 @@ export function startContainer(starting: Starting, service: Service): Omit<Step,
 		apply: async (report) => {
 			const { container, wanted } = await find()
 			// A container that is sick stays so when it is told to run.
-			const recreate = container !== undefined && !judge(container, wanted).right && !isStarting(container)
+			const stays = container === undefined || judge(container, wanted).right
+			const recreate = !stays && (!isStarting(container) || wanted.filesChanged)
 			await bringUp(starting, service, { recreate, report })
 		},
 	}
@@ -67,16 +68,28 @@ export function restartContainer(starting: Starting, service: Service): Omit<Ste
 	}
 }
 
-async function findContainer(
-	{ open, expected }: Starting,
-	{ container: name, image, name: service }: Service,
-) {
+async function findContainer({ open, expected }: Starting, service: Service) {
 	const [containers, { hashes, images }] = await Promise.all([open.docker.look(), expected()])
+	const container = containers.get(service.container)
 	return {
-		container: containers.get(name),
-		wanted: { hashes: hashes.get(service), imageId: images.get(image) },
+		container,
+		wanted: {
+			hashes: hashes.get(service.name),
+			imageId: images.get(service.image),
+			filesChanged: await readsOlderFiles(open, service, container),
+		},
 	}
 }
+
+/** Whether a container that runs has read files of the stack that were written anew since. */
+export const readsOlderFiles = async (
+	{ stack }: Pick<OpenStack, "stack">,
+	service: Service,
+	container: Container | undefined,
+): Promise<boolean> =>
+	container !== undefined &&
+	isUp(container) &&
+	(await haveChangedSince(readAtStart(stack, service), container.startedAt))
 
 /** Everything that Docker would stumble over, said before and in words. */
 async function requireStartable(

@@ -79,6 +79,7 @@ export const memoryIsEnough = (
 	docker: Docker,
 	services: readonly Service[],
 	wanted: readonly Service[],
+	spoken: string,
 ): Step => ({
 	...precondition("memory", "Memory", async (report) => {
 		const [{ memoryBytes }, containers] = await Promise.all([docker.engine(), docker.look()])
@@ -86,7 +87,7 @@ export const memoryIsEnough = (
 			const container = containers.get(service.container)
 			return wanted.includes(service) || (container !== undefined && isUp(container))
 		})
-		const { says, tight } = requireMemory(counted, memoryBytes)
+		const { says, tight } = requireMemory(counted, memoryBytes, spoken)
 		if (tight !== undefined) report.note(tight)
 		return satisfied(says)
 	}),

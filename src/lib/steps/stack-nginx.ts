@@ -46,6 +46,8 @@ function nginxInContainer(starting: Starting): Step {
 		apply: async (report) => {
 			const before = await host.state()
 			const standing = await host.inTheWay()
+			// One that serves something else than the workshop has nothing to answer us with, before or after.
+			const served = before.active && (await whyShut(doorOf(starting))) === undefined
 			if (standing !== undefined) await host.systemctl("disable", "--now")
 			try {
 				await container.apply(report)
@@ -53,9 +55,11 @@ function nginxInContainer(starting: Starting): Step {
 			} catch (error) {
 				if (standing === undefined) throw error
 				throw await undone(error, report, async () => {
-					await open.docker.run("stop", service.container)
+					// It may never have been made: its image can't be fetched.
+					const made = (await open.docker.look()).get(service.container)
+					if (made !== undefined && isUp(made)) await open.docker.run("stop", service.container)
 					await host.restore(before)
-					if (before.active) await answers(starting)
+					if (served) await answers(starting)
 				})
 			}
 		},

@@ -87,7 +87,7 @@ export async function planStart(context: StepContext, open: OpenStack, options: 
 		steps: [
 			dockerAnswers(open.docker),
 			composeFiles(open, context.spoken),
-			memoryIsEnough(open.docker, open.services, wanted),
+			memoryIsEnough(open.docker, open.services, wanted, context.spoken),
 			...builds.map((step) => ({ ...step, requires: [...(step.requires ?? []), "docker"] })),
 			...certificate,
 			...containers,

@@ -9,6 +9,7 @@ import { type Container, isUp, judge } from "../stack/health.ts"
 import { type Service, servicesOf } from "../stack/services.ts"
 import type { StepContext } from "./context.ts"
 import type { OpenStack } from "./stack.ts"
+import { readsOlderFiles } from "./stack-container.ts"
 import { precondition } from "./stack-engine.ts"
 import { hostNginxState } from "./stack-nginx.ts"
 
@@ -58,7 +59,13 @@ const containersStep = (context: StepContext, open: OpenStack): Step =>
 			(service) => isKnown(open.services, service) || containers.has(service.container),
 		)
 		const facts = [
-			...wanted.map((service) => factsOf(service, containers.get(service.container), expected)),
+			...(await Promise.all(
+				wanted.map(async (service) => {
+					const container = containers.get(service.container)
+					const filesChanged = await readsOlderFiles(open, service, container)
+					return factsOf(service, container, { ...expected, filesChanged })
+				}),
+			)),
 			...strays(containers, all),
 		]
 		for (const container of facts) report.container(container)
@@ -79,9 +86,9 @@ const isKnown = (services: readonly Service[], { name }: Service) =>
 function factsOf(
 	service: Service,
 	container: Container | undefined,
-	{ hashes, images }: Expected,
+	{ hashes, images, filesChanged }: Expected & { filesChanged: boolean },
 ): ContainerFacts {
-	const wanted = { hashes: hashes.get(service.name), imageId: images.get(service.image) }
+	const wanted = { hashes: hashes.get(service.name), imageId: images.get(service.image), filesChanged }
 	const foreign = container !== undefined && container.project !== projectName
 	return {
 		...seen(service.container, container),

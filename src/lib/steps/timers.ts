@@ -22,8 +22,21 @@ export type Timer = {
 const program = "/usr/local/bin/comfyume"
 const generated = "# Written by comfyume; changes here are lost."
 
+/** By what a comfyume without options knows its configuration and what it runs on, and how it comes there. */
+const found = (environment: string, hostName: string) =>
+	[
+		[
+			"/etc/comfyume/comfyume.yaml",
+			"put the configuration there: install -D -m 644 comfyume.yaml /etc/comfyume/comfyume.yaml",
+		],
+		[
+			"/etc/comfyume/environment",
+			`on the host: echo '${environment} ${hostName}' >/etc/comfyume/environment`,
+		],
+	] as const
+
 /** It is there, as it should be, and enabled. */
-export function timerStep({ host, hostConfiguration }: StepContext, timer: Timer): Step {
+export function timerStep({ host, hostConfiguration, environment }: StepContext, timer: Timer): Step {
 	const unit = `${timer.name}.timer`
 	const hasSystemd = () => host.test(command("systemctl", "--version"))
 	async function whyNot(): Promise<string | undefined> {
@@ -42,6 +55,10 @@ export function timerStep({ host, hostConfiguration }: StepContext, timer: Timer
 		async check() {
 			if (!(await host.test(command("test", "-x", host.path(program)))))
 				return needed(`${program} is missing`, `ln -s /opt/comfyume/*/bin/comfyume ${program}`)
+			// Nobody is there to say --env and --config; a run from elsewhere leaves neither behind.
+			for (const [path, hint] of found(environment.name, hostConfiguration.name))
+				if (!(await host.test(command("test", "-s", host.path(path)))))
+					return needed(`${path} is missing: the timer's runs would not know what they are about`, hint)
 			const because = await whyNot()
 			if (because !== undefined) return needed(because)
 			return satisfied((await hasSystemd()) ? `${unit} is enabled` : `/etc/cron.d/${timer.name} is there`)

@@ -35,6 +35,9 @@ describeWith("acme", "the workshop's certificate", () => {
 		configure({ source: "acme", email: "ops@example.test", server: authority.url })
 		mkdirSync(at("usr/local/bin"), { recursive: true })
 		program("comfyume", "exit 0")
+		mkdirSync(at("etc/comfyume"), { recursive: true })
+		writeFileSync(at("etc/comfyume/comfyume.yaml"), "version: 1\n")
+		writeFileSync(at("etc/comfyume/environment"), "sandbox\n")
 		program("certbot", `REQUESTS_CA_BUNDLE=${authority.caFile} exec /usr/bin/certbot "$@"`)
 		program(
 			"systemctl",
@@ -110,6 +113,16 @@ describeWith("acme", "the workshop's certificate", () => {
 		expect(again.stderr).toContain("6 already right")
 		expect(fingerprint()).toBe(installed)
 		expect((await comfyume("status")).exitCode).toBe(0)
+	})
+
+	test("a timer whose runs would find no configuration is no timer, and that is said", async () => {
+		await comfyume("issue")
+		rmSync(at("etc/comfyume/environment"))
+		const { exitCode, stderr } = await comfyume("renew")
+		expect(exitCode).toBe(3)
+		expect(stderr).toContain("/etc/comfyume/environment is missing")
+		expect(stderr).toContain("echo 'sandbox app-1' >")
+		writeFileSync(at("etc/comfyume/environment"), "sandbox\n")
 	})
 
 	test("a new one that is asked for takes the old one's place on the wire", async () => {

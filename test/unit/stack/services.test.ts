@@ -50,23 +50,26 @@ describe("the services", () => {
 
 describe("the memory budget", () => {
 	const services = servicesOf(stackFor(20))
+	const spoken = "--env sandbox"
 
 	test("of twenty users fits into 32 GiB, though not if all use what they may", () => {
-		const { says, tight } = requireMemory(services, 32 * gibibyte)
+		const { says, tight } = requireMemory(services, 32 * gibibyte, spoken)
 		expect(says).toBe("about 14.21 GiB of 32.00 GiB memory are expected to be used")
 		expect(tight).toContain("the limits together are")
-		expect(requireMemory(services, 64 * gibibyte).tight).toBeUndefined()
+		expect(requireMemory(services, 64 * gibibyte, spoken).tight).toBeUndefined()
 	})
 
-	test("that can't work is refused with 8, and says which part can", () => {
-		const refused = () => requireMemory(services, 4 * gibibyte)
+	test("that can't work is refused with 8, and says which part can, with the door that leads to it", () => {
+		const refused = () => requireMemory(services, 4 * gibibyte, spoken)
 		expect(refused).toThrow(OperatorError)
 		try {
 			refused()
 		} catch (error) {
 			expect(error).toMatchObject({
 				exitCode: 8,
-				hint: expect.stringMatching(/comfyume start --only user001,user002,user003,user004$/),
+				hint: expect.stringMatching(
+					/comfyume start --env sandbox --only nginx,admin,user001,user002,user003,user004$/,
+				),
 			})
 		}
 	})
