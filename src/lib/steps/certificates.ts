@@ -84,12 +84,14 @@ export function certificateToStartWith(work: CertificateWork): Step {
 	const { context, stack } = work
 	const { host } = context
 	const paths = pathsOf(work)
+	const { acme } = stack.configuration.paths
 	return {
 		id: "certificate-there",
-		title: "nginx has a certificate to start with",
+		title: "nginx has a certificate and a webroot to start with",
 		async check() {
 			const found = await installed(work)
 			if (found.state === "missing") return needed(found.because)
+			if (!(await host.test(command("test", "-d", host.path(acme))))) return needed(`there is no ${acme}`)
 			if (found.state === "broken")
 				throw new OperatorError(found.because, {
 					exitCode: exitCodes.refusedByGuard,
@@ -101,6 +103,8 @@ export function certificateToStartWith(work: CertificateWork): Step {
 		},
 		async apply(report) {
 			const { domain } = stack
+			await host.files.makeDirectory(acme, 0o755)
+			if ((await installed(work)).state === "there") return
 			await host.files.makeDirectory(stack.configuration.paths.certificates, 0o755)
 			const half = (await host.read(paths.key)) ?? (await host.read(paths.certificate))
 			if (half !== undefined)
