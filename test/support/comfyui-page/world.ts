@@ -43,6 +43,8 @@ export async function openWorld(users: number, withoutValidation?: string) {
 		PROXY_SECRET: proxySecret,
 		TOKEN_KEY: tokenKey,
 		MAX_QUEUE_DEPTH: String(depth),
+		// One user fills it here; with half of it each would be told of that first.
+		MAX_USER_DEPTH: String(depth),
 	}
 	let manager: TestQueueManager = await startQueueManager(managerEnvironment)
 	const ids = Array.from({ length: users }, (_, index) => `user${String(index + 1).padStart(3, "0")}`)
