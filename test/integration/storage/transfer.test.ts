@@ -184,7 +184,8 @@ describe("a bit that is flipped", () => {
 		await expect(fetchIt()).rejects.toThrow(/its digest is/)
 		expect(await left()).toEqual([])
 		await fetchIt()
-		expect(gets().length).toBe(22)
+		// All blocks twice; a slow answer may have been asked for once more.
+		expect(gets().length).toBeGreaterThanOrEqual(22)
 		expect(await readFile(partialFile)).toEqual(content)
 	})
 })
