@@ -97,7 +97,7 @@ test("work and answer stay small for what is made to make them large", () => {
 		),
 	].map((value) => JSON.stringify(parseWorkflow(JSON.stringify(value))))
 	for (const text of texts) expect(text.length).toBeLessThan(10_000_000)
-	expect(performance.now() - started).toBeLessThan(5000)
+	expect(performance.now() - started).toBeLessThan(15_000)
 })
 
 // Keys and values that the reader looks for, in every wrong place.

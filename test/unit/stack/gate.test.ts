@@ -99,7 +99,7 @@ test("after ten wrong ones a pair of name and address waits a minute; others don
 	expect(await ask({ as: "user001:wrong-again" })).toEqual({ state: "refused", reason: "slow" })
 	now += 60_000
 	expect(await ask({ as: "user001:wrong-again" })).toEqual({ state: "unknown" })
-}, 20_000)
+}, 60_000)
 
 test("a flood at once is turned away before it reaches the processor", async () => {
 	const ask = gate()
@@ -109,7 +109,7 @@ test("a flood at once is turned away before it reaches the processor", async () 
 	const slow = answers.filter((answer) => answer.state === "refused").length
 	expect(slow).toBeGreaterThanOrEqual(30)
 	expect(answers.filter(({ state }) => state === "welcome")).toEqual([])
-}, 20_000)
+}, 60_000)
 
 test("a Basic header is taken apart at its first colon, and odd ones are none", () => {
 	const basic = (text: string) => readBasic(`Basic ${Buffer.from(text).toString("base64")}`)
