@@ -1,8 +1,9 @@
 // The one place that removes snapshots, and the share alone has it. It is no part of any store: what is given a store
 // can't delete, and what could remove is given to the retention's plan and to nothing else.
-import { lstat, open, readdir, rename, rm } from "node:fs/promises"
+import { lstat, readdir, rename, rm } from "node:fs/promises"
 import { dirname, join } from "node:path"
 import { codeOf, exitCodes, OperatorError, systemError } from "../errors.ts"
+import { syncPath } from "../host/sync.ts"
 import { checkNewKey, checkPrefix, removingEnding } from "./keys.ts"
 import type { ObjectHead } from "./object-store.ts"
 
@@ -45,7 +46,7 @@ export function shareRemover({ directory, mountCheck, dryRun }: ShareRemoverOpti
 		const archive = archiveOf(path)
 		if (archive !== undefined) await rm(archive, { force: true })
 		// The archive must be gone on the disk before what tells of it is.
-		await syncDirectory(dirname(path))
+		await syncPath(dirname(path))
 		// Not synced: one that comes back after a power cut is finished by the next run.
 		await rm(`${path}${removingEnding}`, { force: true })
 	}
@@ -72,7 +73,7 @@ export function shareRemover({ directory, mountCheck, dryRun }: ShareRemoverOpti
 				await requireSame(path, small)
 				if (archive !== undefined) await requireSame(join(directory, archive.key), archive)
 				await rename(path, `${path}${removingEnding}`)
-				await syncDirectory(dirname(path))
+				await syncPath(dirname(path))
 				await finish(key)
 			} catch (error) {
 				throw systemError(error, `removing ${key} from the share (${directory})`)
@@ -100,13 +101,4 @@ async function requireSame(path: string, { sizeBytes, storedAt }: ObjectHead): P
 		exitCode: exitCodes.refusedByGuard,
 		hint: `ls -la ${path}`,
 	})
-}
-
-async function syncDirectory(path: string): Promise<void> {
-	const handle = await open(path, "r")
-	try {
-		await handle.sync()
-	} finally {
-		await handle.close()
-	}
 }
