@@ -6,8 +6,17 @@ import { codeOf, type ExitCode, exitCodes, messageOf, OperatorError } from "./li
 import type { CommandRun, Surroundings } from "./lib/ui/surroundings.ts"
 
 // Commands load when they are called: `--help` and `--version` need neither ssh2 nor the AWS SDK.
+type Load = () => Promise<{ create: (run: CommandRun) => Command }>
 const commands: Readonly<
-	Record<string, { summary: string; load: () => Promise<{ create: (run: CommandRun) => Command }> }>
+	Record<
+		string,
+		{
+			summary: string
+			load: Load
+			/** Commands under it that have a file of their own. */
+			under?: readonly Load[]
+		}
+	>
 > = {
 	restore: {
 		summary: "bring a lost server back from its backups",
@@ -16,6 +25,7 @@ const commands: Readonly<
 	backup: {
 		summary: "back up the server, and prove that the backups can be restored",
 		load: () => import("./commands/backup.ts"),
+		under: [() => import("./commands/backup-status.ts"), () => import("./commands/backup-retention.ts")],
 	},
 	"verify-models": {
 		summary: "say which models are there, whole, and what they should be",
@@ -171,9 +181,12 @@ async function build(argv: readonly string[], run: CommandRun): Promise<Command>
 	const words = argv.filter((word) => !word.startsWith("-"))
 	// `comfyume help backup` shows what `comfyume backup --help` does.
 	const wanted = words[0] === "help" ? words[1] : words[0]
-	for (const [name, { summary, load }] of Object.entries(commands)) {
-		if (name === wanted) program.addCommand(inheriting(program, (await load()).create(run)))
-		else program.command(name).summary(summary).description(summary)
+	for (const [name, { summary, load, under = [] }] of Object.entries(commands)) {
+		if (name === wanted) {
+			const command = (await load()).create(run)
+			for (const loadOneUnder of under) command.addCommand((await loadOneUnder()).create(run))
+			program.addCommand(inheriting(program, command))
+		} else program.command(name).summary(summary).description(summary)
 	}
 	return program
 }

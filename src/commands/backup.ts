@@ -6,13 +6,17 @@ import type { Plan, Step, SummaryRow } from "../lib/plan/step.ts"
 import { artifactsOf } from "../lib/steps/artifacts.ts"
 import { backupArchive } from "../lib/steps/backup-archive.ts"
 import { backupModels } from "../lib/steps/backup-models.ts"
-import { statusPlan } from "../lib/steps/backup-status.ts"
 import { backupCheckout } from "../lib/steps/checkout.ts"
 import type { StepContext } from "../lib/steps/context.ts"
 import { parseRate, spokenWords, wordsOfLimit, wordsOfManifest } from "../lib/steps/heal-options.ts"
 import { manifestIn, modelManifest, namedManifest } from "../lib/steps/models.ts"
-import { retentionPlan, retentionReport } from "../lib/steps/retention.ts"
-import { type CommonOptions, commonOptions, names, runCommand } from "../lib/steps/run-command.ts"
+import {
+	type CommonOptions,
+	commonOptions,
+	names,
+	runCommand,
+	wordsOfNames,
+} from "../lib/steps/run-command.ts"
 import { type Due, findDue } from "../lib/steps/scheduled.ts"
 import { exitStatusHelp } from "../lib/ui/help.ts"
 import type { CommandRun } from "../lib/ui/surroundings.ts"
@@ -31,7 +35,7 @@ type BackupOptions = CommonOptions & {
 }
 
 export function create(run: CommandRun): Command {
-	const backup = commonOptions
+	return commonOptions
 		.reduce((command, [flags, description]) => command.option(flags, description), new Command("backup"))
 		.summary("back up the server, and prove that the backups can be restored")
 		.description(
@@ -63,100 +67,7 @@ export function create(run: CommandRun): Command {
 					planBackup(context, run.surroundings.packageRoot, { ...options, ...manifestIn(files) }),
 			}),
 		)
-	return backup.addCommand(status(run)).addCommand(retention(run))
 }
-
-type StatusOptions = CommonOptions & Pick<BackupOptions, "only" | "skip">
-
-function status(run: CommandRun): Command {
-	return commonOptions
-		.filter(([flags]) => flags !== "--dry-run")
-		.reduce((command, [flags, description]) => command.option(flags, description), new Command("status"))
-		.summary("say which backups are missing or too old")
-		.description(
-			"Asks the share and R2 what they hold, and holds the newest finished snapshot of each artifact against " +
-				"its schedule in the catalogue. What is missing comes first. Nothing is written and no archive is read.",
-		)
-		.addOption(
-			new Option("--only <artifacts>", "only these, separated by commas").argParser(names).default([], "all"),
-		)
-		.addOption(new Option("--skip <artifacts>", "all but these").argParser(names).default([], "none"))
-		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 6, 8, 129, 130, 143]))
-		.action((_own: StatusOptions, command: Command) => {
-			// What `backup` knows too, it has taken already.
-			const options: StatusOptions = command.optsWithGlobals()
-			return runCommand(run, {
-				command: "backup",
-				options: withoutDryRun(options),
-				argv: ["status", ...listOption("--only", options.only), ...listOption("--skip", options.skip)],
-				checksOnly: true,
-				plan: (context) => planStatus(context, run.surroundings.packageRoot, options),
-			})
-		})
-}
-
-type RetentionOptions = StatusOptions & { report?: boolean }
-
-function retention(run: CommandRun): Command {
-	return commonOptions
-		.reduce((command, [flags, description]) => command.option(flags, description), new Command("retention"))
-		.summary("remove from the share what the catalogue's classes don't keep")
-		.description(
-			"Keeps of each artifact the newest snapshot of the last so many days, weeks and months (UTC), as the " +
-				"catalogue says, and removes the others from the share. The newest is read first: when it is damaged, " +
-				"or R2 has none as new, nothing goes. In R2 nothing is ever deleted.",
-		)
-		.addOption(
-			new Option("--only <artifacts>", "only these, separated by commas").argParser(names).default([], "all"),
-		)
-		.addOption(new Option("--skip <artifacts>", "all but these").argParser(names).default([], "none"))
-		.option("--report", "only say what the same classes wouldn't keep of what R2 holds")
-		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 5, 6, 8, 129, 130, 143]))
-		.action((_own: RetentionOptions, command: Command) => {
-			const options: RetentionOptions = command.optsWithGlobals()
-			const report = options.report === true
-			return runCommand(run, {
-				command: "backup",
-				options,
-				argv: [
-					"retention",
-					...listOption("--only", options.only),
-					...listOption("--skip", options.skip),
-					...(report ? ["--report"] : []),
-				],
-				checksOnly: report,
-				plan: (context) => planRetention(context, run.surroundings.packageRoot, options),
-			})
-		})
-}
-
-/** Of all artifacts, also those that are taken by request only; on the share, or with `report` in R2. */
-export async function planRetention(
-	context: StepContext,
-	packageRoot: string,
-	options: Pick<RetentionOptions, "only" | "skip" | "report">,
-): Promise<Plan> {
-	const { all, selected } = await artifactsOf(context, packageRoot, options)
-	const artifacts =
-		options.only.length > 0 ? selected : all.filter(({ name }) => !options.skip.includes(name))
-	return (options.report === true ? retentionReport : retentionPlan)(context, artifacts)
-}
-
-function withoutDryRun({ dryRun: _, ...options }: StatusOptions): StatusOptions {
-	return options
-}
-
-/** Checks only: what each destination holds, against the catalogue's schedules. */
-export async function planStatus(
-	context: StepContext,
-	packageRoot: string,
-	options: Pick<BackupOptions, "only" | "skip">,
-): Promise<Plan> {
-	return statusPlan(context, (await artifactsOf(context, packageRoot, options)).selected)
-}
-
-const listOption = (flag: string, values: readonly string[]) =>
-	values.length === 0 ? [] : [flag, values.join(",")]
 
 const argvOf = ({
 	only,
@@ -166,8 +77,8 @@ const argvOf = ({
 	limit,
 	scheduled,
 }: Omit<BackupOptions, keyof CommonOptions> & CommonOptions) => [
-	...listOption("--only", only),
-	...listOption("--skip", skip),
+	...wordsOfNames("--only", only),
+	...wordsOfNames("--skip", skip),
 	...wordsOfManifest(manifest),
 	...(deep === true ? ["--deep"] : []),
 	...wordsOfLimit(limit),
@@ -228,8 +139,8 @@ export async function planBackup(
 			if (exitCode !== exitCodes.done) return again
 			const { only, skip, manifest } = options
 			const same = [
-				...listOption("--only", only),
-				...listOption("--skip", skip),
+				...wordsOfNames("--only", only),
+				...wordsOfNames("--skip", skip),
 				...wordsOfManifest(manifest),
 			]
 			return ["comfyume restore", context.spoken, spokenWords([...same, "--dry-run"])].join(" ")

@@ -26,7 +26,13 @@ import {
 import { manifestIn, modelManifest, namedManifest, shareTarget } from "../lib/steps/models.ts"
 import { restoreArchive } from "../lib/steps/restore-archive.ts"
 import { restoreModels } from "../lib/steps/restore-models.ts"
-import { type CommonOptions, commonOptions, names, runCommand } from "../lib/steps/run-command.ts"
+import {
+	type CommonOptions,
+	commonOptions,
+	names,
+	runCommand,
+	wordsOfNames,
+} from "../lib/steps/run-command.ts"
 import { platformUser } from "../lib/steps/user.ts"
 import type { Twin } from "../lib/tailscale/tailnet.ts"
 import { exitStatusHelp } from "../lib/ui/help.ts"
@@ -98,14 +104,11 @@ export function create(run: CommandRun): Command {
 	return command
 }
 
-const list = (flag: string, values: readonly string[] | undefined): string[] =>
-	values === undefined || values.length === 0 ? [] : [flag, values.join(",")]
-
 function argvOf(options: RestoreOptions): string[] {
 	return [
-		...list("--only", options.only),
-		...list("--skip", options.skip),
-		...list("--from", options.from),
+		...wordsOfNames("--only", options.only),
+		...wordsOfNames("--skip", options.skip),
+		...wordsOfNames("--from", options.from),
 		...(options.at === undefined ? [] : ["--at", options.at.toISOString()]),
 		...(options.allowUnverified === true ? ["--allow-unverified"] : []),
 		...wordsOfManifest(options.manifest),
@@ -188,7 +191,11 @@ export async function planRestore(
 			if (dryRun) return again
 			if (exitCode !== exitCodes.done) return again
 			const { only, skip, manifest } = options
-			const same = [...list("--only", only), ...list("--skip", skip), ...wordsOfManifest(manifest)]
+			const same = [
+				...wordsOfNames("--only", only),
+				...wordsOfNames("--skip", skip),
+				...wordsOfManifest(manifest),
+			]
 			return ["comfyume backup", context.spoken, spokenWords(same)].join(" ").trimEnd()
 		},
 	}

@@ -90,6 +90,10 @@ export function names(text: string, before: readonly string[] = []): string[] {
 	return [...before, ...named]
 }
 
+/** The reverse of `names`: an option that names things, as words of a command line. None for nothing named. */
+export const wordsOfNames = (flag: string, named: readonly string[] | undefined): string[] =>
+	named === undefined || named.length === 0 ? [] : [flag, named.join(",")]
+
 /** Runs one command's plan, here or on the host it is about, and says how it ended. */
 export async function runCommand(run: CommandRun, spec: PlanCommand): Promise<void> {
 	const { surroundings, finish } = run
