@@ -1,6 +1,8 @@
 // comfyume backup: everything in the catalogue that lies on the server stands, proven, on the share and in R2.
+
 import { Command, Option } from "commander"
 import type { Artifact } from "../lib/artifacts/catalogue.ts"
+import { sourcesOf } from "../lib/artifacts/source.ts"
 import { exitCodes } from "../lib/errors.ts"
 import type { Plan, Step, SummaryRow } from "../lib/plan/step.ts"
 import { artifactsOf } from "../lib/steps/artifacts.ts"
@@ -94,12 +96,10 @@ export async function planBackup(
 		"only" | "skip" | "manifest" | "manifestText" | "deep" | "limit" | "scheduled"
 	>,
 ): Promise<Plan> {
-	const { environment, hostConfiguration, place, sources, summary } = context
+	const { environment, hostConfiguration, place, summary } = context
 	const { selected } = await artifactsOf(context, packageRoot, options)
 	const due = options.scheduled === true ? await findDue(context, selected) : undefined
-	const artifacts =
-		due === undefined ? selected : selected.filter((one) => due.destinationsOf(one).length > 0)
-	const destinations = sources.filter(({ name }) => name !== "local")
+	const artifacts = due === undefined ? selected : selected.filter((one) => due.isDue(one))
 	const again = ["comfyume backup", context.spoken, spokenWords(argvOf(options))].join(" ").trimEnd()
 	const models = artifacts.some(({ kind }) => kind === "models")
 		? await backupModels(context, await modelManifest(packageRoot, options), {
@@ -110,6 +110,7 @@ export async function planBackup(
 		: undefined
 	const stepsOf = (artifact: Artifact): readonly Step[] => {
 		if (artifact.kind === "models") return models?.steps ?? []
+		const destinations = sourcesOf(context, artifact).filter(({ name }) => name !== "local")
 		const wanted = due?.destinationsOf(artifact) ?? destinations
 		if (artifact.kind === "git") return [backupCheckout(context, artifact, destinations, wanted)]
 		return [backupArchive(context, artifact, destinations, wanted)]

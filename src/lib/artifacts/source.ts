@@ -16,6 +16,8 @@ export type SourceName = "local" | "share" | "r2"
 
 export type Source = {
 	name: SourceName
+	/** Set for a bucket beside that of the cache: `r2` is several places, and one of them may fail alone. */
+	bucket?: "images" | "userFiles"
 	store: ObjectStore | HealableStore
 	/**
 	 * Why the source can't be used in this run: asked once, before anything is done with it. Undefined when it can.
@@ -34,6 +36,10 @@ export type Copy = {
 	olderKey?: string
 }
 
+/** `share`, `r2`, `r2 (images)`: tells apart what steps and errors are about. */
+export const labelOf = ({ name, bucket }: Pick<Source, "name" | "bucket">) =>
+	bucket === undefined ? name : `${name} (${bucket})`
+
 const largestSidecarBytes = 1024 * 1024
 
 /** Opens the sources of a run: those that fail their probe carry the reason, and are not asked again. */
@@ -47,6 +53,20 @@ export async function probeSources(sources: readonly Omit<Source, "trouble">[]):
 				return { ...source, trouble: systemError(error, `opening ${source.name}`) }
 			}
 		}),
+	)
+}
+
+/**
+ * Where the snapshots of an artifact lie, nearest first: of the places in R2 its bucket's alone; that of the cache where
+ * it has no bucket of its own.
+ */
+export function sourcesOf(
+	{ sources }: { sources: readonly Source[] },
+	{ bucket }: { bucket: string },
+): readonly Source[] {
+	const ownBucket = sources.some((source) => source.bucket === bucket)
+	return sources.filter(
+		(source) => source.bucket === (ownBucket && source.name === "r2" ? bucket : undefined),
 	)
 }
 

@@ -2,7 +2,7 @@
 // that all is well, changes nothing of the answer.
 import type { Artifact, SnapshotArtifact } from "../artifacts/catalogue.ts"
 import { isStale, type Schedule } from "../artifacts/schedule.ts"
-import type { Source } from "../artifacts/source.ts"
+import { labelOf, type Source, sourcesOf } from "../artifacts/source.ts"
 import { evidenceOf, type Holdings, listHoldings, type Standing } from "../artifacts/standing.ts"
 import { exitCodes, messageOf, OperatorError, systemError } from "../errors.ts"
 import { type Finding, needed, type Plan, type Step, type SummaryRow, satisfied } from "../plan/step.ts"
@@ -23,13 +23,16 @@ const ranks = { missing: 0, stale: 1, fresh: 2 } as const
  */
 export async function statusPlan(context: StepContext, artifacts: readonly Artifact[]): Promise<Plan> {
 	const { environment, hostConfiguration, place, spoken } = context
-	const destinations = destinationsOf(context)
 	const opened = await Promise.all(
-		destinations.map(async (destination) => ({ destination, holdings: await open(context, destination) })),
+		destinationsOf(context, artifacts).map(async ({ destination, artifacts }) => ({
+			destination,
+			artifacts,
+			holdings: await open(context, destination),
+		})),
 	)
 	const answers = (
 		await Promise.all(
-			opened.map(async ({ destination, holdings }) =>
+			opened.map(async ({ destination, artifacts, holdings }) =>
 				holdings instanceof OperatorError
 					? []
 					: Promise.all(scheduled(artifacts, destination).map((asked) => answer(context, asked, holdings))),
@@ -56,10 +59,29 @@ export async function statusPlan(context: StepContext, artifacts: readonly Artif
 	}
 }
 
-/** The share and R2. @throws {OperatorError} (2) when neither is configured: nothing to look at is no good state */
-export function destinationsOf({ sources }: StepContext): readonly Source[] {
-	const destinations = sources.filter(({ name }) => name !== "local")
-	if (destinations.length > 0) return destinations
+export type Destination = {
+	destination: Source
+	/** Those whose snapshots go there. */
+	artifacts: readonly SnapshotArtifact[]
+}
+
+/**
+ * The share and R2's buckets, as far as snapshots of these artifacts go there.
+ * @throws {OperatorError} (2) when neither is configured: nothing to look at is no good state
+ */
+export function destinationsOf(context: StepContext, artifacts: readonly Artifact[]): readonly Destination[] {
+	const snapshots = artifacts.filter((artifact) => artifact.kind !== "models")
+	const destinations = context.sources.filter(({ name }) => name !== "local")
+	if (destinations.length > 0)
+		return (
+			destinations
+				.map((destination) => ({
+					destination,
+					artifacts: snapshots.filter((artifact) => sourcesOf(context, artifact).includes(destination)),
+				}))
+				// Also where the models alone are asked for, the places must be in reach.
+				.filter(({ artifacts }) => artifacts.length > 0 || snapshots.length === 0)
+		)
 	throw new OperatorError(
 		"there is nowhere to back up to: neither a share nor an object store is configured",
 		{
@@ -93,10 +115,11 @@ async function open(context: StepContext, destination: Source): Promise<Holdings
 }
 
 function reach(destination: Source, holdings: Holdings | OperatorError): Step {
-	const { name, store } = destination
+	const { store } = destination
+	const label = labelOf(destination)
 	return {
-		id: `${name}-can-be-read`,
-		title: `${name} can be read`,
+		id: `${label}-can-be-read`,
+		title: `${label} can be read`,
 		check: async () => {
 			if (!(holdings instanceof OperatorError)) return satisfied(store.place)
 			throw new OperatorError(`nothing can be said of the backups there: ${holdings.message}`, {

@@ -16,9 +16,9 @@ export type StepContext = {
 	host: LocalHost
 	/** Where the host really is, in the operator's words: also for one who sits elsewhere. */
 	place: string
-	/** Nearest first. Those that can't be used say why. */
+	/** All places of snapshots, nearest first. Those that can't be used say why. */
 	sources: readonly Source[]
-	/** Also those that `--from` leaves out: which commit ran is asked of all, wherever the code then comes from. */
+	/** Those of commits, also those that `--from` leaves out: which commit ran is asked of all, wherever the code then comes from. */
 	everySource: readonly Source[]
 	/**
 	 * The places of models, nearest first: the share's directory of models and the bucket that is their vault, keys

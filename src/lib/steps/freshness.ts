@@ -1,6 +1,8 @@
 // Backups that stopped weeks ago must not pass for a server's last state.
+
 import type { SnapshotArtifact } from "../artifacts/catalogue.ts"
 import { findCandidates, newestSidecar } from "../artifacts/chain.ts"
+import { sourcesOf } from "../artifacts/source.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
 import { type Step, satisfied } from "../plan/step.ts"
 import { ageSeconds, type StepContext } from "./context.ts"
@@ -30,7 +32,8 @@ export function backupsAreFresh(
 	/** Of this host, and finished: only what has a sidecar counts. */
 	const newestOf = async (artifact: SnapshotArtifact): Promise<Date | undefined> => {
 		try {
-			const found = await newestSidecar(await findCandidates(sources, artifact, wanted), artifact, wanted)
+			const candidates = await findCandidates(sourcesOf(context, artifact), artifact, wanted)
+			const found = await newestSidecar(candidates, artifact, wanted)
 			return found?.candidate.name.takenAt
 		} catch {
 			// The artifact's own step says what is wrong with it.

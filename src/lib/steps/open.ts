@@ -4,7 +4,7 @@ import { stat } from "node:fs/promises"
 import { hostname, userInfo } from "node:os"
 import { join } from "node:path"
 import { z } from "zod"
-import { probeSources, type Source, type SourceName } from "../artifacts/source.ts"
+import { probeSources, type Source, type SourceName, sourcesOf } from "../artifacts/source.ts"
 import {
 	chooseEnvironment,
 	type LoadedConfiguration,
@@ -203,14 +203,15 @@ export async function openHere(
 			? []
 			: await openStores(host, environment, secrets, { signal, from: options.from })
 	const everySource = options.dryRun ? stores.map(withoutWriting) : stores
+	const sources = everySource.filter(({ name }) => options.from === undefined || options.from.includes(name))
 	return {
 		context: {
 			environment,
 			hostConfiguration,
 			host,
 			place: sent?.place ?? host.place,
-			sources: everySource.filter(({ name }) => options.from === undefined || options.from.includes(name)),
-			everySource,
+			sources,
+			everySource: sourcesOf({ sources: everySource }, { bucket: "cache" }),
 			openModels: once(async () => {
 				const places = await openModelStores(host, environment, secrets, { signal, from: options.from })
 				stores.push(...places)
@@ -255,7 +256,7 @@ async function openStores(
 ): Promise<Source[]> {
 	// Code from git alone still needs to know which commit ran, and the backups note that.
 	const isWanted = (name: SourceName) => from === undefined || from.includes(name) || from.includes("git")
-	const stores: { name: SourceName; store: ObjectStore }[] = []
+	const stores: Omit<Source, "trouble">[] = []
 	const local = host.path(environment.directories.local)
 	if (isWanted("local") && (await host.test(command("test", "-d", local))))
 		stores.push({ name: "local", store: directoryStore({ name: "local", directory: local }) })
@@ -265,11 +266,16 @@ async function openStores(
 	// One that isn't wanted isn't asked either: it may be the very one that gives no answer.
 	if (isWanted("r2") && environment.objectStore !== undefined) {
 		const { buckets, region } = environment.objectStore
-		try {
-			stores.push({ name: "r2", store: await openBucket(buckets.cache, region, secrets, signal) })
-		} catch (error) {
-			if (!(error instanceof OperatorError)) throw error
-			unusable.push({ name: "r2", store: nowhere, trouble: error })
+		for (const name of ["cache", "images", "userFiles"] as const) {
+			const place = buckets[name]
+			if (place === undefined) continue
+			const part = name === "cache" ? {} : { bucket: name }
+			try {
+				stores.push({ name: "r2", ...part, store: await openBucket(place, region, secrets, signal) })
+			} catch (error) {
+				if (!(error instanceof OperatorError)) throw error
+				unusable.push({ name: "r2", ...part, store: nowhere, trouble: error })
+			}
 		}
 	}
 	return [...(await probeSources(stores)), ...unusable]

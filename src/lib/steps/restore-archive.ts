@@ -6,7 +6,7 @@ import { floorProblems } from "../artifacts/floor.ts"
 import { type Lineage, readLineage, writeLineage } from "../artifacts/lineage.ts"
 import { type Replaced, replaceWith, withoutExcluded } from "../artifacts/replace.ts"
 import type { ArchiveSidecar, SnapshotName } from "../artifacts/snapshot.ts"
-import type { Copy } from "../artifacts/source.ts"
+import { type Copy, sourcesOf } from "../artifacts/source.ts"
 import { requireSpace, spaceFactor } from "../artifacts/take.ts"
 import { differences, readTree, type Tree, treeDigest } from "../artifacts/tree.ts"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
@@ -35,7 +35,8 @@ export function restoreArchive(
 	artifact: ArchiveArtifact,
 	options: RestoreArchiveOptions,
 ): Step {
-	const { environment, hostConfiguration, host, spoken, sources, now, signal, summary } = context
+	const { environment, hostConfiguration, host, spoken, now, signal, summary } = context
+	const sources = sourcesOf(context, artifact)
 	const ownership = !host.standIn
 	const wanted: Wanted = {
 		environment: environment.name,

@@ -5,7 +5,7 @@ import type { Artifact, RetentionClasses, SnapshotArtifact } from "../artifacts/
 import { type Retained, retain } from "../artifacts/retention.ts"
 import { clockToleranceMs } from "../artifacts/schedule.ts"
 import { snapshotPrefix } from "../artifacts/snapshot.ts"
-import { type Copy, listCopies, type Source } from "../artifacts/source.ts"
+import { type Copy, listCopies, type Source, sourcesOf } from "../artifacts/source.ts"
 import {
 	confirmationPrefix,
 	type Finished,
@@ -19,7 +19,6 @@ import type { ObjectHead } from "../storage/object-store.ts"
 import type { ShareRemover } from "../storage/share-remover.ts"
 import { formatBytes } from "../ui/format.ts"
 import type { StepContext } from "./context.ts"
-import { once } from "./open.ts"
 
 const shareStep = "share"
 /** Records of unchanged artifacts are kept this long before the newest; `backup status` reads those of a few days. */
@@ -49,8 +48,7 @@ export function retentionPlan(context: StepContext, artifacts: readonly Artifact
 			exitCode: exitCodes.usage,
 			hint: "comfyume config check",
 		})
-	const r2 = sources.find(({ name }) => name === "r2")
-	const offSite = once(async () => (r2 === undefined ? undefined : holdingsOf(context, r2)))
+	const offSite = offSiteHoldings(context)
 	const chosen = withClasses(artifacts)
 	const inReach: Step = {
 		id: shareStep,
@@ -79,7 +77,22 @@ type Tools = {
 	context: StepContext
 	share: Source
 	remover: ShareRemover
-	offSite: () => Promise<Holdings | undefined>
+	/** What R2 holds of an artifact; undefined where there is no R2. */
+	offSite: (artifact: SnapshotArtifact) => Promise<Holdings | undefined>
+}
+
+/** Each bucket is listed once, when the first of its artifacts is asked for. */
+function offSiteHoldings(
+	context: StepContext,
+): (artifact: SnapshotArtifact) => Promise<Holdings | undefined> {
+	const listed = new Map<Source, Promise<Holdings>>()
+	return async (artifact) => {
+		const r2 = sourcesOf(context, artifact).find(({ name }) => name === "r2")
+		if (r2 === undefined) return undefined
+		const listing = listed.get(r2) ?? holdingsOf(context, r2)
+		listed.set(r2, listing)
+		return listing
+	}
 }
 
 const holdingsOf = ({ environment, hostConfiguration, now }: StepContext, destination: Source) =>
@@ -133,7 +146,7 @@ function retentionStep({ context, share, remover, offSite }: Tools, { artifact, 
 	/** What the object store doesn't have as new as, finished: it stays until it does. */
 	const heldBack = async ({ go }: Retained<Shrinkable>): Promise<ReadonlySet<Shrinkable>> => {
 		if (go.length === 0 || artifact.schedule?.r2 === undefined) return new Set()
-		const holdings = await offSite()
+		const holdings = await offSite(artifact)
 		if (holdings === undefined) return new Set()
 		const { newest } = await holdings.standing(artifact.name)
 		return new Set(go.filter(({ name }) => newest === undefined || newest.name.takenAt < name.takenAt))
@@ -250,14 +263,13 @@ function recordsStep({ context, share, remover }: Tools): Step {
  */
 export function retentionReport(context: StepContext, artifacts: readonly Artifact[]): Plan {
 	const { environment, hostConfiguration, place, sources } = context
-	const r2 = sources.find(({ name }) => name === "r2")
-	if (r2 === undefined)
+	if (!sources.some(({ name }) => name === "r2"))
 		throw new OperatorError(`${environment.name} has no object store to report on`, {
 			exitCode: exitCodes.usage,
 			hint: "comfyume config check",
 		})
 	const rows: SummaryRow[] = []
-	const holdings = once(() => holdingsOf(context, r2))
+	const offSite = offSiteHoldings(context)
 	return {
 		command: "backup retention --report",
 		environment: environment.name,
@@ -268,7 +280,8 @@ export function retentionReport(context: StepContext, artifacts: readonly Artifa
 				id: artifact.name,
 				title: artifact.name,
 				check: async () => {
-					const all = (await holdings()).copies(artifact.name).filter(({ sidecar }) => sidecar !== undefined)
+					const copies = (await offSite(artifact))?.copies(artifact.name) ?? []
+					const all = copies.filter(({ sidecar }) => sidecar !== undefined)
 					const { keep, go } = retain(all, classes)
 					const sizeBytes = go.reduce(
 						(sum, { archive, sidecar }) => sum + (archive?.sizeBytes ?? 0) + (sidecar?.sizeBytes ?? 0),

@@ -1,5 +1,6 @@
 // What all commands that run a plan share: their common options, and the way from options to an exit code.
 import { hostname } from "node:os"
+import { labelOf } from "../artifacts/source.ts"
 import { type ExitCode, exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { localHost } from "../host/local.ts"
 import { lockHost } from "../host/lock.ts"
@@ -167,8 +168,9 @@ async function runTarget(
 		? await lockHost(opened.context.host, { name: "comfyume", purpose: spec.command })
 		: undefined
 	if (alone) await clearWork(opened.context.host)
-	for (const { name, trouble } of opened.context.sources)
-		if (trouble !== undefined) note(reporter, surroundings, `${name} can't be used: ${trouble.message}`)
+	for (const source of opened.context.sources)
+		if (source.trouble !== undefined)
+			note(reporter, surroundings, `${labelOf(source)} can't be used: ${source.trouble.message}`)
 	const plan = await spec.plan(opened.context, { twin, files, hide })
 	const { exitCode } = await runPlan(plan, {
 		dryRun: opening.dryRun,

@@ -1,8 +1,8 @@
 // What of a backup is due now, found out from the destinations alone: no state file could disagree with them. One
 // hourly line of cron is enough, and after downtime the next run catches up.
-import type { Artifact } from "../artifacts/catalogue.ts"
+import type { Artifact, SnapshotArtifact } from "../artifacts/catalogue.ts"
 import { isDue } from "../artifacts/schedule.ts"
-import type { Source } from "../artifacts/source.ts"
+import { labelOf, type Source } from "../artifacts/source.ts"
 import {
 	type Confirmation,
 	confirmationKey,
@@ -19,8 +19,9 @@ import { clearWork, type StepContext, workDirectory } from "./context.ts"
 import { compareModels } from "./new-models.ts"
 
 export type Due = {
-	/** Where an artifact is due; those in no list aren't. A destination that can't be asked is due: its failure must show. */
-	destinationsOf(artifact: Artifact): readonly Source[]
+	isDue(artifact: Artifact): boolean
+	/** Where a snapshot is due. A destination that can't be asked is due: its failure must show. */
+	destinationsOf(artifact: SnapshotArtifact): readonly Source[]
 	/** Says what is due, and is never anything but satisfied. */
 	step: Step
 	/** One per destination: notes what is unchanged, after everything else. */
@@ -29,18 +30,18 @@ export type Due = {
 
 /** Lists each destination once and holds it against the catalogue's schedules. */
 export async function findDue(context: StepContext, artifacts: readonly Artifact[]): Promise<Due> {
-	const destinations = destinationsOf(context)
 	const surveyed = await Promise.all(
-		destinations.map(async (destination) => ({
+		destinationsOf(context, artifacts).map(async ({ destination, artifacts }) => ({
 			destination,
+			artifacts,
 			due: await dueIn(context, destination, artifacts),
 		})),
 	)
 	const models = artifacts.find(({ kind }) => kind === "models")
-	if (models !== undefined && (await modelsAreDue(context)))
-		surveyed.find(({ destination }) => destination.name === "r2")?.due.add(models.name)
-	const dueNames = new Set(surveyed.flatMap(({ due }) => [...due]))
+	const dueModels = models !== undefined && (await modelsAreDue(context)) ? [models.name] : []
+	const dueNames = new Set([...surveyed.flatMap(({ due }) => [...due]), ...dueModels])
 	return {
+		isDue: ({ name }) => dueNames.has(name),
 		destinationsOf: ({ name }) =>
 			surveyed.filter(({ due }) => due.has(name)).map(({ destination }) => destination),
 		step: {
@@ -51,8 +52,8 @@ export async function findDue(context: StepContext, artifacts: readonly Artifact
 			apply: async () => {},
 		},
 		confirmations: (satisfiedSteps) =>
-			surveyed.flatMap(({ destination, due }) => {
-				const confirmable = artifacts.filter(({ name, kind }) => kind !== "models" && due.has(name))
+			surveyed.flatMap(({ destination, artifacts, due }) => {
+				const confirmable = artifacts.filter(({ name }) => due.has(name))
 				return confirmable.length === 0 ? [] : [confirm(context, destination, confirmable, satisfiedSteps)]
 			}),
 	}
@@ -61,17 +62,16 @@ export async function findDue(context: StepContext, artifacts: readonly Artifact
 async function dueIn(
 	context: StepContext,
 	destination: Source,
-	artifacts: readonly Artifact[],
+	artifacts: readonly SnapshotArtifact[],
 ): Promise<Set<string>> {
 	const due = new Set<string>()
-	const asked = artifacts.filter(({ kind }) => kind !== "models")
 	let holdings: Holdings | undefined
 	try {
 		holdings = await list(context, destination)
 	} catch (error) {
 		destination.trouble ??= systemError(error, `listing ${destination.name}`)
 	}
-	for (const artifact of asked) {
+	for (const artifact of artifacts) {
 		const schedule = scheduleOf(artifact, destination)
 		if (schedule === undefined) continue
 		const evidence =
@@ -105,7 +105,7 @@ const list = ({ environment, hostConfiguration, now }: StepContext, destination:
 function confirm(
 	context: StepContext,
 	destination: Source,
-	artifacts: readonly Artifact[],
+	artifacts: readonly SnapshotArtifact[],
 	satisfiedSteps: ReadonlySet<string>,
 ): Step {
 	const { environment, hostConfiguration, host, now, signal, comfyume } = context
@@ -122,8 +122,8 @@ function confirm(
 		return unchanged
 	}
 	return {
-		id: `record/${destination.name}`,
-		title: `a record of what is unchanged, on ${destination.name}`,
+		id: `record/${labelOf(destination)}`,
+		title: `a record of what is unchanged, on ${labelOf(destination)}`,
 		check: async () => {
 			// Each artifact's own step has failed by it.
 			if (destination.trouble !== undefined) return satisfied(`${destination.name} can't be used`)
