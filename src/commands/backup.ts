@@ -5,7 +5,7 @@ import type { Artifact } from "../lib/artifacts/catalogue.ts"
 import { sourcesOf } from "../lib/artifacts/source.ts"
 import { exitCodes } from "../lib/errors.ts"
 import type { Plan, Step, SummaryRow } from "../lib/plan/step.ts"
-import { artifactsOf } from "../lib/steps/artifacts.ts"
+import { artifactsOf, outputsArtifact } from "../lib/steps/artifacts.ts"
 import { backupArchive } from "../lib/steps/backup-archive.ts"
 import { backupModels } from "../lib/steps/backup-models.ts"
 import { backupCheckout } from "../lib/steps/checkout.ts"
@@ -32,6 +32,10 @@ type BackupOptions = CommonOptions & {
 	deep?: boolean
 	/** Bytes per second. */
 	limit?: number
+	/** Build upon no earlier snapshot, and read what is remembered. */
+	full?: boolean
+	/** With what users have made and uploaded. */
+	withOutputs?: boolean
 	/** Only what the catalogue's schedules make due. */
 	scheduled?: boolean
 }
@@ -51,6 +55,8 @@ export function create(run: CommandRun): Command {
 		)
 		.addOption(new Option("--skip <artifacts>", "all but these").argParser(names).default([], "none"))
 		.option("--scheduled", "only what is due by the catalogue's schedules; for a timer that runs every hour")
+		.option("--with-outputs", "also what users have made and uploaded, which is large")
+		.option("--full", "pack everything anew, also what has not changed")
 		.option("--manifest <file>", "what is known of the models (else the manifest that comes with comfyume)")
 		.option("--deep", "also read the models that the bucket has already, and compare their sha256")
 		.addOption(
@@ -78,6 +84,8 @@ const argvOf = ({
 	deep,
 	limit,
 	scheduled,
+	full,
+	withOutputs,
 }: Omit<BackupOptions, keyof CommonOptions> & CommonOptions) => [
 	...wordsOfNames("--only", only),
 	...wordsOfNames("--skip", skip),
@@ -85,6 +93,8 @@ const argvOf = ({
 	...(deep === true ? ["--deep"] : []),
 	...wordsOfLimit(limit),
 	...(scheduled === true ? ["--scheduled"] : []),
+	...(full === true ? ["--full"] : []),
+	...(withOutputs === true ? ["--with-outputs"] : []),
 ]
 
 /** One step per artifact and one per model, independent of each other. */
@@ -93,11 +103,14 @@ export async function planBackup(
 	packageRoot: string,
 	options: Pick<
 		BackupOptions,
-		"only" | "skip" | "manifest" | "manifestText" | "deep" | "limit" | "scheduled"
+		"only" | "skip" | "manifest" | "manifestText" | "deep" | "limit" | "scheduled" | "full" | "withOutputs"
 	>,
 ): Promise<Plan> {
 	const { environment, hostConfiguration, place, summary } = context
-	const { selected } = await artifactsOf(context, packageRoot, options)
+	const { selected } = await artifactsOf(context, packageRoot, {
+		...options,
+		also: options.withOutputs === true ? [outputsArtifact] : [],
+	})
 	const due = options.scheduled === true ? await findDue(context, selected) : undefined
 	const artifacts = due === undefined ? selected : selected.filter((one) => due.isDue(one))
 	const again = ["comfyume backup", context.spoken, spokenWords(argvOf(options))].join(" ").trimEnd()
@@ -113,7 +126,7 @@ export async function planBackup(
 		const destinations = sourcesOf(context, artifact).filter(({ name }) => name !== "local")
 		const wanted = due?.destinationsOf(artifact) ?? destinations
 		if (artifact.kind === "git") return [backupCheckout(context, artifact, destinations, wanted)]
-		return [backupArchive(context, artifact, destinations, wanted)]
+		return [backupArchive(context, artifact, { destinations, due: wanted, full: options.full === true })]
 	}
 	const rowsOf = ({ kind, name }: Artifact): readonly SummaryRow[] => {
 		if (kind === "models") return models?.rows() ?? []

@@ -57,6 +57,7 @@ export const testEnvironment = (stack: NonNullable<Environment["stack"]> | undef
 	directories: { local: "/root/backups" },
 	allowStandIns: true,
 	allowPlainHttp: false,
+	backups: { without: [] },
 	restore: { refuseOlderThanHours: 72 },
 })
 

@@ -13,6 +13,7 @@ import { planRestore, type RestoreOptions } from "../../src/commands/restore.ts"
 import { probeSources, type SourceName } from "../../src/lib/artifacts/source.ts"
 import type { Environment } from "../../src/lib/config/environment.ts"
 import { localHost } from "../../src/lib/host/local.ts"
+import { openDigestCache } from "../../src/lib/models/digest-cache.ts"
 import type { Event } from "../../src/lib/plan/events.ts"
 import { runPlan } from "../../src/lib/plan/run.ts"
 import type { Plan } from "../../src/lib/plan/step.ts"
@@ -67,6 +68,7 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 		directories: { local: "/root/comfyume-backups" },
 		allowStandIns: true,
 		allowPlainHttp: false,
+		backups: { without: [] },
 		restore: { refuseOlderThanHours: 72 },
 	}
 	const stores: Record<string, () => ObjectStore> = {
@@ -93,6 +95,8 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 			sources,
 			everySource: sources,
 			openModels: async () => [],
+			openDigests: (artifact) =>
+				openDigestCache(join(server, "var/lib/comfyume/digests", `${artifact}.json`), now),
 			shareRemover: shareRemover({
 				directory: share,
 				mountCheck: async () => void readdirSync(share),
@@ -149,6 +153,7 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 		second,
 		remote,
 		environment,
+		now,
 		/** Sets the clock. */
 		at: (time: string) => {
 			clock = new Date(time)
@@ -175,6 +180,7 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 				dryRun?: boolean
 				to?: SourceName[]
 				scheduled?: boolean
+				full?: boolean
 			} = {},
 			onEvent?: (event: Event) => void,
 		) =>
@@ -184,6 +190,7 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 						only: options.only ?? [],
 						skip: options.skip ?? [],
 						scheduled: options.scheduled ?? false,
+						full: options.full ?? false,
 					}),
 				await context(server, options.to ?? ["share", "r2"]),
 				options.dryRun ?? false,

@@ -23,11 +23,22 @@ export type ArchiveLimits = {
 /**
  * Packs a tree into a `.tar.zst`. The members are exactly the tree's entries, in its order; nothing else is swept in.
  * @param archiveFile where it is written, a path on the host
+ * @param staged files whose copies are packed in their stead, and the directory on the host that the copies lie in
  * @throws {OperatorError} when tar fails; a file that changed or vanished while it was read is no failure here:
  *   whoever asked compares the archive with the tree
  */
-export async function createArchive(host: LocalHost, tree: Tree, archiveFile: string): Promise<void> {
-	const names = tree.entries.map(({ path }) => `${path}\0`).join("")
+export async function createArchive(
+	host: LocalHost,
+	tree: Tree,
+	archiveFile: string,
+	staged: { directory: string; paths: ReadonlySet<string> } = { directory: "/", paths: new Set() },
+): Promise<void> {
+	const list = (paths: readonly string[]) => paths.map((path) => `${path}\0`).join("")
+	const paths = tree.entries.map(({ path }) => path)
+	const names = list(paths.filter((path) => !staged.paths.has(path)))
+	const copies = paths.filter((path) => staged.paths.has(path))
+	const copiesList = `${archiveFile}.copies`
+	if (copies.length > 0) await host.write(copiesList, list(copies), { mode: 0o600 })
 	const { stderr } = await host.execute(
 		withOptions(
 			command(
@@ -44,6 +55,9 @@ export async function createArchive(host: LocalHost, tree: Tree, archiveFile: st
 				"--null",
 				"--verbatim-files-from",
 				"--files-from=-",
+				...(copies.length > 0
+					? [`--directory=${host.path(staged.directory)}`, `--files-from=${host.path(copiesList)}`]
+					: []),
 				"--use-compress-program=zstd --quiet -3 --threads=2",
 				`--file=${host.path(archiveFile)}`,
 			),
@@ -54,6 +68,7 @@ export async function createArchive(host: LocalHost, tree: Tree, archiveFile: st
 	const unread = stderr
 		.split("\n")
 		.find((line) => / Warning: /.test(line) && !/: (No such file or directory|Not a directory)$/.test(line))
+	if (copies.length > 0) await host.files.remove(copiesList)
 	if (unread !== undefined) throw new OperatorError(`packing ${archiveFile}: ${unread}`)
 }
 
@@ -94,8 +109,16 @@ function openArchive(archiveFile: string): Readable {
 
 const isGzip = (archiveFile: string) => /\.t?gz(\.|$)/.test(archiveFile)
 
-/** Unpacks an archive that `inspectArchive` has passed into an empty directory of its own. */
-export async function unpackArchive(host: LocalHost, archiveFile: string, directory: string): Promise<void> {
+/**
+ * Unpacks an archive that `inspectArchive` has passed into a directory that holds none of its files yet.
+ * @param members only these, and nothing below them; all without it
+ */
+export async function unpackArchive(
+	host: LocalHost,
+	archiveFile: string,
+	directory: string,
+	members?: readonly string[],
+): Promise<void> {
 	const compression = isGzip(archiveFile) ? "gzip" : "zstd"
 	await host.execute(
 		withOptions(
@@ -109,9 +132,13 @@ export async function unpackArchive(host: LocalHost, archiveFile: string, direct
 				host.standIn ? "--no-same-owner" : "--same-owner",
 				"--delay-directory-restore",
 				"--keep-old-files",
+				...(members === undefined
+					? []
+					: ["--no-recursion", "--null", "--verbatim-files-from", "--files-from=-"]),
 			),
 			{ environment: { TAR_OPTIONS: "" } },
 		),
+		members === undefined ? {} : { stdin: members.map((path) => `${path}\0`).join("") },
 	)
 }
 

@@ -54,7 +54,11 @@ const archiveSchema = z.strictObject({
 	roles: z.array(z.enum(["app", "worker"])).min(1),
 	/** Taken and brought back only when `--only` names it. */
 	byRequest: z.boolean().default(false),
+	/** Not on every server: absent it is no fault, unless there are snapshots of it. */
+	optional: z.boolean().default(false),
 	bucket: bucketSchema,
+	/** Of large trees: a snapshot packs what has changed, and an index names the archives that hold the rest. */
+	incremental: z.boolean().default(false),
 	paths: z.array(absolutePath).min(1),
 	exclude: z.array(absolutePath).default([]),
 	/** `tree`: afterwards there is what the snapshot holds and nothing else. `files`: what else lies there stays. */
@@ -126,7 +130,9 @@ export type SnapshotArtifact = ArchiveArtifact | GitArtifact
 export type Artifact = SnapshotArtifact | ModelsArtifact
 
 /** What the placeholders of the catalogue stand for in one environment. Absolute paths. */
-export type Places = { user: string; project?: string; scripts?: string }
+export type Places = { user: string; project?: string; scripts?: string } & Partial<
+	Record<"stack" | "certificates" | "letsencrypt" | "outputs" | "inputs" | "backups", string>
+>
 
 /**
  * The artifacts of a role in one environment, in the order of a restore, placeholders filled in. An artifact whose
@@ -163,12 +169,12 @@ export function parseCatalogue(text: string, file: string): z.output<typeof cata
 }
 
 /**
- * Picks what a run is about: all but what is taken only by request; with `only`, exactly those.
+ * Picks what a run is about: all but what is taken only by request; with `only`, exactly those; and `also` these.
  * @throws {OperatorError} (2) for a name that isn't in the catalogue
  */
 export function selectArtifacts(
 	artifacts: readonly Artifact[],
-	{ only, skip }: { only: readonly string[]; skip: readonly string[] },
+	{ only, skip, also = [] }: { only: readonly string[]; skip: readonly string[]; also?: readonly string[] },
 ): Artifact[] {
 	const names = artifacts.map(({ name }) => name)
 	for (const name of [...only, ...skip]) {
@@ -179,7 +185,8 @@ export function selectArtifacts(
 			})
 	}
 	const selected = artifacts.filter(
-		({ name, byRequest }) => !skip.includes(name) && (only.length === 0 ? !byRequest : only.includes(name)),
+		({ name, byRequest }) =>
+			!skip.includes(name) && (also.includes(name) || (only.length === 0 ? !byRequest : only.includes(name))),
 	)
 	if (selected.length === 0)
 		throw new OperatorError("--skip leaves nothing of what --only names", {
@@ -198,7 +205,8 @@ function fill(artifact: Artifact, places: Places): Artifact | undefined {
 	if (filled.some((path) => path.includes("{"))) return undefined
 	return {
 		...artifact,
-		paths: filled,
+		// One that lies below another is part of it.
+		paths: filled.filter((path) => !filled.some((other) => path.startsWith(`${other}/`))),
 		// An exclude whose checkout isn't configured excludes nothing.
 		exclude: artifact.exclude.map(placed).filter((path) => !path.includes("{")),
 		modes: artifact.modes.map((rule) => ({ ...rule, path: placed(rule.path), owner: placed(rule.owner) })),

@@ -1,14 +1,20 @@
 // The source chain: local, share, R2. The newest snapshot whose bytes prove right is taken, from the nearest place
 // that holds it; a bad copy is named, passed over, and healed from the good one where the place allows it.
+import { createHash } from "node:crypto"
+import { readdir } from "node:fs/promises"
+import { join } from "node:path"
 import { exitCodes, messageOf, OperatorError, systemError } from "../errors.ts"
 import type { LocalHost } from "../host/local.ts"
 import type { Report } from "../plan/step.ts"
+import type { ObjectStore } from "../storage/object-store.ts"
 import { inspectArchive, testCompression } from "./archive.ts"
+import { assemble, type Part, readIndex } from "./assemble.ts"
 import type { ArchiveArtifact, SnapshotArtifact } from "./catalogue.ts"
 import { floorProblems, withDemandedModes } from "./floor.ts"
 import {
 	type ArchiveSidecar,
 	archiveKey,
+	indexKey,
 	renderSidecar,
 	type Sidecar,
 	type SnapshotName,
@@ -113,8 +119,8 @@ export async function newestSidecar(
 
 /** An archive that lies on this machine and has passed every check there is. */
 export type Verified = {
-	/** Path on the host. */
-	archiveFile: string
+	/** On the host; the archives that hold it, the newest first. One but for an incremental snapshot. */
+	parts: readonly [Part, ...Part[]]
 	copy: Copy
 	/** Undefined for an older backup. */
 	sidecar: ArchiveSidecar | undefined
@@ -197,8 +203,25 @@ async function verifyCopy(work: Acquiring, copy: Copy): Promise<Verified | undef
 				`its archive has ${copy.archive.sizeBytes} bytes, its sidecar says ${sidecar.sizeBytes}`,
 			)
 	}
-	const archiveFile = `${workDirectory}/${artifact.name}${copy.olderKey === undefined ? ".tar.zst" : ".tar.gz"}`
+	const limits = {
+		roots: artifact.paths.map((path) => path.slice(1)),
+		mostBytes: artifact.mostBytes,
+		mostMembers: 1_000_000,
+	}
 	await host.files.makeDirectory(workDirectory, 0o700)
+	if (sidecar?.incremental !== undefined) {
+		await clear(host, workDirectory)
+		const { tree, parts } = await assemble(copy, sidecar, {
+			host,
+			files: (id) => `${workDirectory}/${artifact.name}.${id}.tar.zst`,
+			limits,
+			signal,
+			onProgress: (doneBytes, totalBytes) =>
+				report.progress({ doneBytes, totalBytes, from: copy.source.name }),
+		})
+		return judged(work, { copy, sidecar, inspected: tree, digest: sidecar.digest, parts })
+	}
+	const archiveFile = `${workDirectory}/${artifact.name}${copy.olderKey === undefined ? ".tar.zst" : ".tar.gz"}`
 	await host.files.remove(archiveFile)
 	const fetched = await fetchArchive(copy, host.path(archiveFile), {
 		signal,
@@ -214,33 +237,44 @@ async function verifyCopy(work: Acquiring, copy: Copy): Promise<Verified | undef
 			`its digest is ${fetched.digest.slice(0, 12)}…, its sidecar says ${sidecar.digest.slice(0, 12)}…`,
 		)
 	if (sidecar === undefined) await testCompression(host, archiveFile)
-	const inspected = await inspectArchive(
-		host.path(archiveFile),
-		{
-			roots: artifact.paths.map((path) => path.slice(1)),
-			mostBytes: artifact.mostBytes,
-			mostMembers: 1_000_000,
-		},
-		signal,
-	)
+	const inspected = await inspectArchive(host.path(archiveFile), limits, signal)
+	return judged(work, { copy, sidecar, inspected, digest: fetched.digest, parts: [{ archiveFile }] })
+}
+
+/** Held to the floor, and to what the sidecar says of the whole. */
+function judged(
+	{ host, artifact }: Acquiring,
+	found: {
+		copy: Copy
+		sidecar: ArchiveSidecar | undefined
+		inspected: Tree
+		digest: string
+		parts: readonly Part[]
+	},
+): Verified {
+	const { copy, sidecar, inspected, digest } = found
 	const problems = floorProblems(artifact, inspected)
 	if (problems.length > 0) throw new OperatorError(`it holds too little: ${problems.join("; ")}`)
 	const ownership = sidecar?.ownership ?? !host.standIn
 	const tree = withDemandedModes(artifact, inspected, { ownership })
 	if (sidecar !== undefined && treeDigest(tree, { ownership }) !== sidecar.treeDigest)
 		throw new OperatorError("its content is not what its sidecar says")
-	return { archiveFile, copy, sidecar, tree, digest: fetched.digest }
+	const [first, ...more] = found.parts
+	if (first === undefined) throw new OperatorError("it has no archive")
+	return { parts: [first, ...more], copy, sidecar, tree, digest }
+}
+
+/** Archives of a copy that was tried before must not lie in the way of the next one's. */
+async function clear(host: LocalHost, directory: string): Promise<void> {
+	for (const name of await readdir(host.path(directory))) await host.files.remove(join(directory, name))
 }
 
 /**
  * Puts the good copy where the bad one stood; the bad one is kept beside it. Failing to heal is said and is no failure
  * of the restore.
  */
-async function heal(
-	{ host, artifact, wanted, now, report }: Acquiring,
-	bad: Copy,
-	good: Verified,
-): Promise<void> {
+async function heal(work: Acquiring, bad: Copy, good: Verified): Promise<void> {
+	const { host, now, report } = work
 	const { store, name } = bad.source
 	const { sidecar } = good
 	if (sidecar === undefined || bad.olderKey !== undefined) return
@@ -249,27 +283,58 @@ async function heal(
 		return
 	}
 	try {
-		const archive = archiveKey(wanted.environment, artifact.name, bad.name.id)
 		const at = now()
-		if (bad.archive !== undefined) await store.setAside(archive, at)
-		await store.put(archive, host.path(good.archiveFile), {
-			sizeBytes: sidecar.sizeBytes,
-			digest: sidecar.digest,
-			ifAbsent: true,
-		})
-		const sidecarAt = sidecarKey(wanted.environment, artifact.name, bad.name.id, "archive")
-		const sidecarFile = `${good.archiveFile}.json`
-		await host.write(sidecarFile, renderSidecar(sidecar), { mode: 0o600 })
-		if (bad.sidecar !== undefined) await store.setAside(sidecarAt, at)
-		const facts = await digestFile(host.path(sidecarFile))
-		await store.put(sidecarAt, host.path(sidecarFile), { ...facts, ifAbsent: true })
-		await host.files.remove(sidecarFile)
+		const put = async (key: string, file: string, facts: { digest: string; sizeBytes: number }) => {
+			if ((await digestIn(store, key)) === facts.digest) return
+			if ((await store.head(key)) !== undefined) await store.setAside(key, at)
+			await store.put(key, host.path(file), { ...facts, ifAbsent: true })
+		}
+		for (const { key, file, facts } of await piecesOf(work, good)) await put(key, file, facts)
 		report.note(
 			`healed ${name}: ${bad.name.id} from ${good.copy.source.name}; the bad copy is kept as .bad-${stamp(at)}`,
 		)
 	} catch (error) {
 		report.note(`${name}: ${bad.name.id} could not be healed: ${messageOf(error)}`)
 	}
+}
+
+type Piece = { key: string; file: string; facts: { digest: string; sizeBytes: number } }
+
+/** Everything that makes a snapshot, the sidecar last: with it, it counts. */
+async function piecesOf({ host, workDirectory }: Acquiring, good: Verified): Promise<Piece[]> {
+	const { sidecar, parts, copy } = good
+	if (sidecar === undefined) return []
+	const { environment, artifact, incremental } = sidecar
+	const { id } = copy.name
+	const pieces: Piece[] = []
+	for (const [number, { archiveFile }] of parts.entries()) {
+		const of = number === 0 ? { id, ...sidecar } : incremental?.archives[number - 1]
+		if (of === undefined) continue
+		const { digest, sizeBytes } = of
+		pieces.push({
+			key: archiveKey(environment, artifact, of.id),
+			file: archiveFile,
+			facts: { digest, sizeBytes },
+		})
+	}
+	if (incremental !== undefined) {
+		const file = `${workDirectory}/${artifact}.index.zst`
+		await host.write(file, (await readIndex(copy, sidecar)).content, { mode: 0o600 })
+		pieces.push({ key: indexKey(environment, artifact, id), file, facts: await digestFile(host.path(file)) })
+	}
+	const file = `${workDirectory}/${artifact}.sidecar.json`
+	await host.write(file, renderSidecar(sidecar), { mode: 0o600 })
+	const facts = await digestFile(host.path(file))
+	const form = incremental === undefined ? "archive" : "incremental"
+	return [...pieces, { key: sidecarKey(environment, artifact, id, form), file, facts }]
+}
+
+/** Undefined when there is no such object. */
+async function digestIn(store: ObjectStore, key: string): Promise<string | undefined> {
+	if ((await store.head(key)) === undefined) return undefined
+	const hash = createHash("sha256")
+	for await (const chunk of await store.get(key)) hash.update(chunk as Buffer)
+	return hash.digest("hex")
 }
 
 function rejectForeign(sidecar: Sidecar, artifact: SnapshotArtifact, wanted: Wanted, copy: Copy): void {

@@ -45,7 +45,8 @@ export async function replaceWith(
 		const needBytes = Math.ceil(verified.tree.sizeBytes * spaceFactor)
 		await requireSpace(host, staging, needBytes)
 		await requireSpace(host, standing, needBytes)
-		await unpackArchive(host, verified.archiveFile, staging)
+		for (const { archiveFile, members } of verified.parts)
+			await unpackArchive(host, archiveFile, staging, members)
 		await demandModes(host, tree, staging)
 		await compare(host, artifact, tree, staging)
 		// A rename that outlives a power cut which the content didn't would leave empty files.

@@ -15,6 +15,14 @@ const commonFields = {
 	takenAt: z.iso.datetime(),
 }
 
+const earlierArchiveSchema = z.strictObject({
+	/** The snapshot that it was packed for. */
+	id: z.string(),
+	digest: digestSchema,
+	sizeBytes: z.number().int().positive(),
+	unpackedBytes: z.number().int().nonnegative(),
+})
+
 const archiveSidecarSchema = z.strictObject({
 	...commonFields,
 	kind: z.literal("archive"),
@@ -30,6 +38,14 @@ const archiveSidecarSchema = z.strictObject({
 	ownership: z.boolean(),
 	/** Files that changed while they were read, in spite of several attempts. */
 	changedWhileRead: z.array(z.string()),
+	/** Set for an incremental one: the archive holds what was new, the index all of it. */
+	incremental: z
+		.strictObject({
+			index: z.strictObject({ digest: digestSchema, sizeBytes: z.number().int().positive() }),
+			/** Archives of earlier snapshots that the index names. */
+			archives: z.array(earlierArchiveSchema),
+		})
+		.optional(),
 	/** Set when it was much smaller than the one before: somebody should have looked. */
 	shrunkFromBytes: z.number().int().positive().optional(),
 })
@@ -44,6 +60,7 @@ const commitSidecarSchema = z.strictObject({
 
 const sidecarSchema = z.discriminatedUnion("kind", [archiveSidecarSchema, commitSidecarSchema])
 
+export type EarlierArchive = z.infer<typeof earlierArchiveSchema>
 export type ArchiveSidecar = z.infer<typeof archiveSidecarSchema>
 export type CommitSidecar = z.infer<typeof commitSidecarSchema>
 export type Sidecar = z.infer<typeof sidecarSchema>
@@ -104,11 +121,27 @@ export const snapshotPrefix = (environment: string, artifact: string) => `${envi
 export const archiveKey = (environment: string, artifact: string, id: string) =>
 	`${snapshotPrefix(environment, artifact)}${id}.tar.zst`
 
-export const sidecarKey = (environment: string, artifact: string, id: string, kind: Sidecar["kind"]) =>
-	`${snapshotPrefix(environment, artifact)}${id}${kind === "archive" ? ".tar.zst.json" : ".commit.json"}`
+/** An incremental snapshot is its index; the archive beside it may be needed by others for longer than it is. */
+const sidecarEndings = {
+	archive: ".tar.zst.json",
+	incremental: ".index.json",
+	commit: ".commit.json",
+} as const
 
-/** The sidecar as it is stored. */
-export const renderSidecar = (sidecar: Sidecar) => `${JSON.stringify(sidecar, null, "\t")}\n`
+export const sidecarKey = (
+	environment: string,
+	artifact: string,
+	id: string,
+	form: keyof typeof sidecarEndings,
+) => `${snapshotPrefix(environment, artifact)}${id}${sidecarEndings[form]}`
+
+/** Names every file of an incremental snapshot, and the archive that holds it. */
+export const indexKey = (environment: string, artifact: string, id: string) =>
+	`${snapshotPrefix(environment, artifact)}${id}.index.zst`
+
+/** The sidecar as it is stored. One that was read gives the same bytes again: the schema's order is that of the fields. */
+export const renderSidecar = (sidecar: Sidecar) =>
+	`${JSON.stringify(sidecarSchema.parse(sidecar), null, "\t")}\n`
 
 /**
  * Reads a sidecar and holds it against the name it lies under: time and digest stand in both.

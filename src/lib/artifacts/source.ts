@@ -4,6 +4,7 @@ import { open } from "node:fs/promises"
 import { OperatorError, systemError } from "../errors.ts"
 import type { HealableStore, ObjectHead, ObjectStore } from "../storage/object-store.ts"
 import {
+	type ArchiveSidecar,
 	parseOlderName,
 	parseSidecar,
 	parseSnapshotId,
@@ -32,6 +33,8 @@ export type Copy = {
 	name: SnapshotName
 	archive?: ObjectHead
 	sidecar?: ObjectHead
+	/** Of an incremental snapshot. */
+	index?: ObjectHead
 	/** Set for the backups of the scripts that came before: no sidecar, and a date without a time. */
 	olderKey?: string
 }
@@ -84,11 +87,13 @@ export function copiesAmong(source: Source, heads: readonly ObjectHead[], prefix
 	for (const head of heads) {
 		if (!head.key.startsWith(prefix)) continue
 		const file = head.key.slice(prefix.length)
-		const [, id = "", kind] = /^([^./]+)(\.tar\.zst|\.tar\.zst\.json|\.commit\.json)$/.exec(file) ?? []
+		const [, id = "", kind] =
+			/^([^./]+)(\.tar\.zst|\.index\.zst|\.tar\.zst\.json|\.index\.json|\.commit\.json)$/.exec(file) ?? []
 		const name = parseSnapshotId(id)
 		if (name === undefined) continue
 		const copy = byId.get(id) ?? { source, name }
-		byId.set(id, { ...copy, ...(kind === ".tar.zst" ? { archive: head } : { sidecar: head }) })
+		const part = kind === ".tar.zst" ? "archive" : kind === ".index.zst" ? "index" : "sidecar"
+		byId.set(id, { ...copy, [part]: head })
 	}
 	return [...byId.values()]
 }
@@ -106,6 +111,34 @@ export async function listOlderCopies(source: Source, patterns: readonly string[
 		}
 	}
 	return copies
+}
+
+/**
+ * Why a snapshot isn't all there, by names and sizes; undefined when it is.
+ * @param held every copy of the same source, by the snapshot's id: an incremental one lies in the archives of others too
+ */
+export function lackingPiece(
+	{ archive, index }: Pick<Copy, "archive" | "index">,
+	sidecar: ArchiveSidecar,
+	held: ReadonlyMap<string, Copy>,
+): string | undefined {
+	const wrong = (what: string, head: ObjectHead | undefined, sizeBytes: number) => {
+		if (head === undefined) return `${what} is not there`
+		return head.sizeBytes === sizeBytes
+			? undefined
+			: `${what} has ${head.sizeBytes} bytes, its sidecar says ${sizeBytes}`
+	}
+	if (archive === undefined) return "its sidecar is there, and its archive is not"
+	const { incremental } = sidecar
+	return (
+		wrong("its archive", archive, sidecar.sizeBytes) ??
+		(incremental === undefined ? undefined : wrong("its index", index, incremental.index.sizeBytes)) ??
+		incremental?.archives
+			.map(({ id, sizeBytes }) =>
+				wrong(`the archive of ${id}, which it builds upon,`, held.get(id)?.archive, sizeBytes),
+			)
+			.find((text) => text !== undefined)
+	)
 }
 
 /**

@@ -5,7 +5,7 @@ import { messageOf, systemError } from "../errors.ts"
 import type { ObjectHead } from "../storage/object-store.ts"
 import { clockToleranceMs } from "./schedule.ts"
 import { parseSnapshotId, type Sidecar, type SnapshotName, snapshotPrefix, stamp } from "./snapshot.ts"
-import { type Copy, copiesAmong, readSidecar, type Source } from "./source.ts"
+import { type Copy, copiesAmong, lackingPiece, readSidecar, type Source } from "./source.ts"
 
 export type Owner = { environment: string; host: string }
 
@@ -84,12 +84,14 @@ export async function listHoldings(destination: Source, owner: Owner, now: Date)
 		confirmations,
 		standing: async (artifact) => {
 			const passedOver: string[] = []
-			for (const copy of copies(artifact)) {
+			const all = copies(artifact)
+			const held = new Map(all.map((copy) => [copy.name.id, copy]))
+			for (const copy of all) {
 				if (copy.name.takenAt.getTime() > newestMs) {
 					passedOver.push(`${copy.name.id} is dated in the future`)
 					continue
 				}
-				const judged = await judge(copy, { ...owner, artifact })
+				const judged = await judge(copy, { ...owner, artifact }, held)
 				if (judged.foreign) continue
 				if (judged.finished === undefined) {
 					passedOver.push(`${copy.name.id}: ${judged.because}`)
@@ -109,8 +111,15 @@ export type Judged =
 	/** It can't count; `because` says why. */
 	| { foreign: false; finished?: undefined; because: string }
 
-/** Whether a copy is a finished snapshot of this host. Foreign: of another host, whose business it is. */
-export async function judge(copy: Copy, owner: Owner & { artifact: string }): Promise<Judged> {
+/**
+ * Whether a copy is a finished snapshot of this host. Foreign: of another host, whose business it is.
+ * @param held every copy of the artifact in the same place, by the snapshot's id
+ */
+export async function judge(
+	copy: Copy,
+	owner: Owner & { artifact: string },
+	held: ReadonlyMap<string, Copy>,
+): Promise<Judged> {
 	const bad = (because: string): Judged => ({ foreign: false, because })
 	let sidecar: Sidecar
 	try {
@@ -122,9 +131,8 @@ export async function judge(copy: Copy, owner: Owner & { artifact: string }): Pr
 	if (sidecar.artifact !== owner.artifact) return bad(`its sidecar is that of ${sidecar.artifact}`)
 	if (sidecar.host !== owner.host) return { foreign: true }
 	if (sidecar.kind === "archive") {
-		if (copy.archive === undefined) return bad("its sidecar is there, and its archive is not")
-		if (copy.archive.sizeBytes !== sidecar.sizeBytes)
-			return bad(`its archive has ${copy.archive.sizeBytes} bytes, its sidecar says ${sidecar.sizeBytes}`)
+		const lacking = lackingPiece(copy, sidecar, held)
+		if (lacking !== undefined) return bad(lacking)
 	}
 	return { foreign: false, finished: { copy, name: copy.name, sidecar } }
 }

@@ -4,6 +4,7 @@ import type { Stats } from "node:fs"
 import { link, lstat, mkdir, rename, rm, rmdir, unlink } from "node:fs/promises"
 import { basename, dirname, join } from "node:path"
 import { codeOf, messageOf, OperatorError, systemError } from "../errors.ts"
+import { companionEndings, isDatabaseName } from "../formats/sqlite-files.ts"
 import { command } from "../host/command.ts"
 import {
 	type HeldDirectory,
@@ -54,6 +55,12 @@ export async function swapIn(swap: Swap, tree: Tree): Promise<void> {
 			const staged = host.path(join(staging, path))
 			if (entry.type === "directory") return placeDirectory(swap, path, at, staged)
 			const facts = await factsOf(at)
+			// A log of the old database would be written into the new one.
+			if (isDatabaseName(path))
+				for (const ending of companionEndings) {
+					const companion = await parents.entry(`${path}${ending}`)
+					if ((await factsOf(companion)) !== undefined) await moveAside(swap, `${path}${ending}`, companion)
+				}
 			if (facts !== undefined) await keepAside(swap, path, at, facts)
 			await place(host, staged, at)
 			if (facts === undefined) moves.push({ path, did: "made" })

@@ -2,12 +2,27 @@
 // must be true of it from now on.
 import { statfs } from "node:fs/promises"
 import { exitCodes, OperatorError } from "../errors.ts"
+import { isDatabaseName } from "../formats/sqlite-files.ts"
 import type { LocalHost } from "../host/local.ts"
+import { type DigestCache, isSame } from "../models/digest-cache.ts"
+import { locate } from "../models/kind.ts"
 import { createArchive, inspectArchive } from "./archive.ts"
 import type { ArchiveArtifact } from "./catalogue.ts"
+import { digestDatabase, stageDatabase } from "./database.ts"
 import { floorProblems, withDemandedModes } from "./floor.ts"
+import { type Base, choosePacking, type Packing } from "./incremental.ts"
 import { type ArchiveSidecar, snapshotName, takingTime } from "./snapshot.ts"
-import { differences, digestFile, readTree, type Tree, treeDigest } from "./tree.ts"
+import { renderIndex } from "./snapshot-index.ts"
+import {
+	differences,
+	digestFile,
+	plainReader,
+	type ReadFile,
+	readTree,
+	type Tree,
+	treeDigest,
+	treeOf,
+} from "./tree.ts"
 
 /** Room that must be free before bytes are written, as a multiple of what will be written. */
 export const spaceFactor = 1.2
@@ -22,6 +37,9 @@ export type Taking = {
 	/** The newest snapshot before this one, if there is one. */
 	predecessor: ArchiveSidecar | undefined
 	workDirectory: string
+	/** What an incremental snapshot builds upon; it stands alone without. */
+	base?: Base
+	digests?: DigestCache
 	now: () => Date
 	signal: AbortSignal
 }
@@ -29,20 +47,26 @@ export type Taking = {
 export type Taken = {
 	id: string
 	sidecar: ArchiveSidecar
-	/** Path on the host. */
-	archiveFile: string
+	/** Path on the host. Undefined when it has not been fetched: some destination has it. */
+	archiveFile?: string
+	/** Of an incremental snapshot. */
+	indexFile?: string
 }
 
+/** What is needed to read an artifact's files. */
+export type Reading = Pick<Taking, "host" | "artifact" | "now" | "signal" | "digests">
+
 /**
- * What an artifact holds on this host right now, held to its floor.
+ * What an artifact holds on this host right now, held to its floor. What is remembered of a file that has not changed
+ * isn't read again.
+ * @param read how a file's content is had; else as a look has it, which leaves no copies
+ * @returns a tree without entries where an optional artifact isn't on the host at all
  * @throws {OperatorError} (3) when it is less than the floor: there is nothing worth backing up, or something is wrong
  */
-export async function readArtifact(
-	host: LocalHost,
-	artifact: ArchiveArtifact,
-	signal: AbortSignal,
-): Promise<Tree> {
-	const tree = await readTree(host, artifact, "/", signal)
+export async function readArtifact(reading: Reading, read = rememberingReader(reading)): Promise<Tree> {
+	const { host, artifact, signal } = reading
+	const tree = await readTree(host, artifact, "/", signal, read)
+	if (artifact.optional && tree.entries.length === 0) return tree
 	const problems = floorProblems(artifact, tree)
 	if (problems.length > 0)
 		throw new OperatorError(
@@ -54,6 +78,42 @@ export async function readArtifact(
 	return withDemandedModes(artifact, tree, { ownership: !host.standIn })
 }
 
+/** Reads what has changed since it was last read, and databases in use by a copy of them. */
+function rememberingReader({ digests, now, signal }: Reading): ReadFile {
+	const plain = plainReader(signal)
+	return async (path, disk) => {
+		if (isDatabaseName(path)) {
+			const copied = await digestDatabase(disk, now())
+			if (copied !== undefined) return copied
+		}
+		if (digests === undefined) return plain(path, disk)
+		const located = await locate(disk)
+		if (located.state !== "file") return plain(path, disk)
+		const known = digests.find(path, located.identity)
+		if (known !== undefined) return { digest: known.sha256, sizeBytes: located.sizeBytes }
+		const startedAt = now()
+		const read = await plain(path, disk)
+		const after = await locate(disk)
+		if (read !== undefined && after.state === "file" && isSame(after.identity, located.identity))
+			await digests.note(path, located.identity, { sha256: read.digest, startedAt })
+		return read
+	}
+}
+
+/** Puts copies of databases beside, which are then packed in their stead. */
+function stagingReader(reading: Reading, directory: string, staged: Set<string>): ReadFile {
+	const { host, now } = reading
+	const otherwise = rememberingReader(reading)
+	return async (path, disk) => {
+		if (!isDatabaseName(path)) return otherwise(path, disk)
+		const copy = host.path(`${directory}${path}`)
+		const facts = await stageDatabase(disk, copy, { now: now(), ownership: !host.standIn })
+		if (facts === undefined) return otherwise(path, disk)
+		staged.add(path.slice(1))
+		return facts
+	}
+}
+
 /**
  * Packs an artifact into a file of the host and proves that the file holds it.
  * @throws {OperatorError} (7) when there isn't room for it; (3) when the archive isn't what was packed
@@ -62,15 +122,22 @@ export async function takeSnapshot(work: Taking): Promise<Taken> {
 	const { host, artifact, signal, workDirectory } = work
 	const ownership = !host.standIn
 	const archiveFile = `${workDirectory}/${artifact.name}.tar.zst`
+	const copies = `${workDirectory}/${artifact.name}.databases`
 	await host.files.makeDirectory(workDirectory, 0o700)
 
 	let changed: string[] = []
 	for (let attempt = 1; attempt <= attempts; attempt++) {
-		const tree = await readArtifact(host, artifact, signal)
-		const needBytes = Math.ceil(tree.sizeBytes * spaceFactor)
+		const staged = new Set<string>()
+		await host.files.remove(copies)
+		const tree = await readArtifact(work, stagingReader(work, copies, staged))
+		const packing: Packing = artifact.incremental
+			? choosePacking(tree, work.base)
+			: { pack: tree, kept: new Map(), archives: [] }
+		const { pack } = packing
+		const needBytes = Math.ceil(pack.sizeBytes * spaceFactor)
 		await requireSpace(host, workDirectory, needBytes)
 		await host.files.remove(archiveFile)
-		await createArchive(host, tree, archiveFile)
+		await createArchive(host, pack, archiveFile, { directory: copies, paths: staged })
 		const packed = withDemandedModes(
 			artifact,
 			await inspectArchive(
@@ -84,13 +151,15 @@ export async function takeSnapshot(work: Taking): Promise<Taken> {
 			),
 			{ ownership },
 		)
-		changed = differences(tree, packed, { ownership, limit: 20 })
+		changed = differences(pack, packed, { ownership, limit: 20 })
 		// A file that is written all the time is kept as it was caught, and the sidecar says so.
 		if (changed.length > 0 && attempt < attempts) continue
-		const problems = floorProblems(artifact, packed)
+		await host.files.remove(copies)
+		const whole = treeOf([...packed.entries, ...tree.entries.filter(({ path }) => packing.kept.has(path))])
+		const problems = floorProblems(artifact, whole)
 		if (problems.length > 0)
 			throw new OperatorError(`the archive of ${artifact.name} holds too little: ${problems.join("; ")}`)
-		return { archiveFile, ...(await describeArchive(work, packed, archiveFile, changed)) }
+		return describeArchive(work, whole, { archiveFile, changedWhileRead: changed, packing })
 	}
 	throw new Error("unreachable: the last attempt returns or throws")
 }
@@ -98,15 +167,24 @@ export async function takeSnapshot(work: Taking): Promise<Taken> {
 async function describeArchive(
 	{ host, artifact, origin, predecessor, now }: Taking,
 	tree: Tree,
-	archiveFile: string,
-	changedWhileRead: string[],
-): Promise<{ id: string; sidecar: ArchiveSidecar }> {
+	{
+		archiveFile,
+		changedWhileRead,
+		packing,
+	}: { archiveFile: string; changedWhileRead: string[]; packing: Packing },
+): Promise<Taken> {
 	const ownership = !host.standIn
 	const { digest, sizeBytes } = await digestFile(host.path(archiveFile))
 	const takenAt = takingTime(now(), predecessor === undefined ? undefined : new Date(predecessor.takenAt))
+	const { id } = snapshotName(takenAt, digest)
+	const index = artifact.incremental
+		? await writeIndex(host, `${archiveFile}.index`, tree, { own: id, kept: packing.kept })
+		: undefined
 	const shrunk = predecessor !== undefined && tree.sizeBytes < predecessor.unpackedBytes * (1 - shrinkAlarm)
 	return {
-		id: snapshotName(takenAt, digest).id,
+		id,
+		archiveFile,
+		...(index === undefined ? {} : { indexFile: index.file }),
 		sidecar: {
 			version: 1,
 			kind: "archive",
@@ -120,9 +198,28 @@ async function describeArchive(
 			treeDigest: treeDigest(tree, { ownership }),
 			ownership,
 			changedWhileRead,
+			...(index === undefined
+				? {}
+				: {
+						incremental: {
+							index: { digest: index.digest, sizeBytes: index.sizeBytes },
+							archives: [...packing.archives],
+						},
+					}),
 			...(shrunk ? { shrunkFromBytes: predecessor.unpackedBytes } : {}),
 		},
 	}
+}
+
+async function writeIndex(
+	host: LocalHost,
+	file: string,
+	tree: Tree,
+	{ own, kept }: { own: string; kept: ReadonlyMap<string, string> },
+): Promise<{ file: string; digest: string; sizeBytes: number }> {
+	const entries = tree.entries.map((entry) => ({ ...entry, archive: kept.get(entry.path) ?? own }))
+	await host.write(file, renderIndex(entries), { mode: 0o600 })
+	return { file, ...(await digestFile(host.path(file))) }
 }
 
 /** A snapshot that lost more than this part of its predecessor's size is an alarm. */

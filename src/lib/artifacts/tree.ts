@@ -4,6 +4,7 @@ import { createHash } from "node:crypto"
 import { lstat, open, readdir, readFile, readlink } from "node:fs/promises"
 import { basename, dirname, join } from "node:path"
 import { codeOf, systemError } from "../errors.ts"
+import { companionsAmong } from "../formats/sqlite-files.ts"
 import type { LocalHost } from "../host/local.ts"
 import { isWithin } from "./path-pattern.ts"
 
@@ -40,6 +41,12 @@ export type LeftOut = {
 	missed: boolean
 }
 
+/** Gives a file's content, in whatever way; undefined when it has vanished. `disk` is its path on this machine. */
+export type ReadFile = (
+	path: string,
+	disk: string,
+) => Promise<{ digest: string; sizeBytes: number } | undefined>
+
 export type TreeRequest = {
 	/** Absolute paths on the host; the last part may hold `*`. */
 	paths: readonly string[]
@@ -48,7 +55,8 @@ export type TreeRequest = {
 }
 
 /**
- * Reads a tree from a host's disk. Paths that don't exist are simply not in it.
+ * Reads a tree from a host's disk. Paths that don't exist are simply not in it; nor is what SQLite keeps beside a
+ * database in use, which belongs to another state than the database's file alone.
  * @param at where on the host the paths begin: `/`, or a staging directory that holds a copy of them
  * @throws {OperatorError} when something can't be read
  */
@@ -57,13 +65,13 @@ export async function readTree(
 	{ paths, exclude }: TreeRequest,
 	at = "/",
 	signal?: AbortSignal,
+	read: ReadFile = plainReader(signal),
 ): Promise<Tree> {
 	const names = await readNames(host)
 	const entries: TreeEntry[] = []
 	const leftOut: LeftOut[] = []
 	// Two names that look the same must not take turns in one place; archives with both are refused.
 	const seen = new Set<string>()
-	const buffer = Buffer.allocUnsafe(bufferBytes)
 
 	const visit = async (path: string): Promise<void> => {
 		signal?.throwIfAborted()
@@ -93,14 +101,16 @@ export async function readTree(
 			entries.push({ ...common, type: "symlink", mode: 0o777, target: await readlink(disk) })
 		} else if (facts.isDirectory()) {
 			entries.push({ ...common, type: "directory" })
-			for (const name of await readdir(disk)) await visit(join(path, name))
+			const inside = await readdir(disk)
+			const companions = companionsAmong(inside)
+			for (const name of inside) if (!companions.has(name)) await visit(join(path, name))
 		} else if (facts.isFile()) {
 			if (facts.mode & 0o6000) {
 				leftOut.push({ path, because: "it is setuid or setgid", missed: true })
 				return
 			}
 			// It may have vanished since; then it isn't part of the tree.
-			const hashed = await orNothing(digestFile(disk, signal, buffer))
+			const hashed = await orNothing(read(path, disk))
 			if (hashed !== undefined) entries.push({ ...common, type: "file", ...hashed })
 		} else {
 			leftOut.push({ path, because: "it is a socket, a pipe or a device", missed: false })
@@ -113,6 +123,20 @@ export async function readTree(
 		throw systemError(error, `reading what lies below ${paths.join(", ")}`)
 	}
 	return treeOf(entries, leftOut)
+}
+
+/** True when there is nothing at any of the paths. */
+export async function isAbsent(host: LocalHost, paths: readonly string[]): Promise<boolean> {
+	for (const path of paths)
+		for (const found of await expand(host, path, path))
+			if ((await orNothing(lstat(host.path(found)))) !== undefined) return false
+	return true
+}
+
+/** Reads each file whole, one after another. */
+export function plainReader(signal?: AbortSignal): ReadFile {
+	const buffer = Buffer.allocUnsafe(bufferBytes)
+	return (_path, disk) => digestFile(disk, signal, buffer)
 }
 
 /** Puts entries in order and adds them up. */

@@ -287,6 +287,14 @@ const environmentSchema = z.strictObject({
 		.default(false)
 		.describe("Directories may stand in for machines and shares. Never in production."),
 	allowPlainHttp: z.boolean().default(false).describe("http to other machines. Never in production."),
+	backups: z
+		.strictObject({
+			without: z
+				.array(text(/^[a-z][a-z0-9-]{1,40}$/, "is not an artifact's name", "as in nginx"))
+				.default([])
+				.describe("Artifacts of the catalogue that this environment doesn't have, or has no more."),
+		})
+		.prefault({}),
 	restore: z
 		.strictObject({ refuseOlderThanHours: z.number().positive().default(72) })
 		.prefault({})
@@ -364,6 +372,7 @@ export type Environment = {
 	directories: { local: string }
 	allowStandIns: boolean
 	allowPlainHttp: boolean
+	backups: { without: readonly string[] }
 	restore: { refuseOlderThanHours: number }
 }
 

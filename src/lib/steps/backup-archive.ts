@@ -1,28 +1,43 @@
 // One archive artifact is backed up: its newest snapshot, in every destination, holds what lies on the disk now.
 
+import { readIndex } from "../artifacts/assemble.ts"
 import type { ArchiveArtifact } from "../artifacts/catalogue.ts"
 import { acquire, findCandidates, newestSidecar, type Wanted } from "../artifacts/chain.ts"
+import type { Base } from "../artifacts/incremental.ts"
 import { writeLineage } from "../artifacts/lineage.ts"
-import { type ArchiveSidecar, archiveKey, renderSidecar, sidecarKey } from "../artifacts/snapshot.ts"
-import { canHeal, type Source } from "../artifacts/source.ts"
-import { readArtifact, spaceFactor, type Taken, takeSnapshot } from "../artifacts/take.ts"
-import { digestFile, treeDigest } from "../artifacts/tree.ts"
-import { exitCodes, messageOf, OperatorError } from "../errors.ts"
-import { needed, type Report, type Step, satisfied, unknown } from "../plan/step.ts"
+import type { ArchiveSidecar } from "../artifacts/snapshot.ts"
+import { treeOfIndex } from "../artifacts/snapshot-index.ts"
+import { type Copy, lackingPiece, type Source } from "../artifacts/source.ts"
+import { readArtifact, type Taken, takeSnapshot } from "../artifacts/take.ts"
+import { type Tree, treeDigest } from "../artifacts/tree.ts"
+import { messageOf, OperatorError } from "../errors.ts"
+import { type Finding, needed, type Report, type Step, satisfied, unknown } from "../plan/step.ts"
 import { formatBytes } from "../ui/format.ts"
 import { ageSeconds, clearWork, type StepContext, workDirectory } from "./context.ts"
+import { once } from "./open.ts"
+import { storeSnapshot, throwTogether, troubleOf } from "./store-snapshot.ts"
 
-type Standing = { id: string; sidecar: ArchiveSidecar }
+type Standing = { id: string; sidecar: ArchiveSidecar; copy: Copy }
+type Surveyed = {
+	/** Of what lies on the host; undefined when an optional artifact isn't there. */
+	digest: string | undefined
+	tree: Tree
+	standing: readonly { destination: Source; newest: Standing | undefined }[]
+}
 
-/**
- * @param destinations where snapshots go: the share and R2, as far as they are configured
- * @param due those of them that must have it after this run; what the others hold is only made use of
- */
+export type BackupArchiveOptions = {
+	/** Where snapshots go: the share and R2, as far as they are configured. */
+	destinations: readonly Source[]
+	/** Those of them that must have it after this run; what the others hold is only made use of. */
+	due?: readonly Source[]
+	/** Pack everything anew: an incremental snapshot that builds upon no other, files read that were remembered. */
+	full?: boolean
+}
+
 export function backupArchive(
 	context: StepContext,
 	artifact: ArchiveArtifact,
-	destinations: readonly Source[],
-	due: readonly Source[] = destinations,
+	{ destinations, due = destinations, full = false }: BackupArchiveOptions,
 ): Step {
 	const { environment, hostConfiguration, host, spoken, now, signal, summary } = context
 	const ownership = !host.standIn
@@ -32,8 +47,9 @@ export function backupArchive(
 		spoken,
 		allowUnverified: false,
 	}
+	const digests = once(() => context.openDigests(artifact.name))
 
-	/** The newest snapshot in one destination whose archive is there in its right size. */
+	/** The newest snapshot in one destination all of whose pieces are there in their right size. */
 	const newestIn = async (destination: Source): Promise<Standing | undefined> => {
 		if (destination.trouble !== undefined) return undefined
 		const candidates = await findCandidates([destination], artifact, wanted).catch((error) => {
@@ -43,29 +59,30 @@ export function backupArchive(
 		})
 		const newest = await newestSidecar(candidates, artifact, wanted)
 		if (newest?.sidecar.kind !== "archive") return undefined
-		const archive = newest.candidate.copies.find(({ archive }) => archive !== undefined)?.archive
-		if (archive?.sizeBytes !== newest.sidecar.sizeBytes) return undefined
-		return { id: newest.candidate.name.id, sidecar: newest.sidecar }
+		const { sidecar, candidate } = newest
+		const copy = candidate.copies.find(({ sidecar }) => sidecar !== undefined)
+		const held = new Map(candidates.flatMap(({ copies }) => copies.map((each) => [each.name.id, each])))
+		if (copy === undefined || lackingPiece(copy, sidecar, held) !== undefined) return undefined
+		return { id: candidate.name.id, sidecar, copy }
 	}
 
-	const survey = async () => {
-		const tree = await readArtifact(host, artifact, signal)
-		const digest = treeDigest(tree, { ownership })
+	const survey = async (): Promise<Surveyed> => {
+		const cache = full ? undefined : await digests()
+		const tree = await readArtifact({ host, artifact, now, signal, ...(cache && { digests: cache }) })
+		await cache?.save(new Set(tree.entries.map(({ path }) => `/${path}`)))
 		const standing = await Promise.all(
 			destinations.map(async (destination) => ({ destination, newest: await newestIn(destination) })),
 		)
+		const digest = tree.entries.length === 0 ? undefined : treeDigest(tree, { ownership })
 		return { tree, digest, standing }
 	}
 
-	const lackingOf = <T extends { destination: Source; newest: Standing | undefined }>(
-		standing: readonly T[],
-		digest: string,
-	): T[] =>
+	const lackingOf = (standing: Surveyed["standing"], digest: string) =>
 		standing.filter(
 			({ destination, newest }) => due.includes(destination) && newest?.sidecar.treeDigest !== digest,
 		)
 
-	let surveyed: Awaited<ReturnType<typeof survey>> | undefined
+	let surveyed: Surveyed | undefined
 	// What this run has stored. A server in use may have changed again by the second check, and is backed up all the same.
 	let taken: Taken | undefined
 
@@ -75,6 +92,7 @@ export function backupArchive(
 		check: async (report) => {
 			surveyed = await survey()
 			const { tree, standing } = surveyed
+			if (surveyed.digest === undefined) return absent(standing)
 			const digest = taken?.sidecar.treeDigest ?? surveyed.digest
 			if (digest !== surveyed.digest) report.note("it has changed again since; the next backup takes that")
 			for (const { path, because, missed } of tree.leftOut)
@@ -83,6 +101,7 @@ export function backupArchive(
 			const lacking = lackingOf(standing, digest)
 			const [first] = current
 			noteSummary(current, lacking)
+			if (full && taken === undefined) return needed("it was asked to be packed anew")
 			if (lacking.length === 0 && first?.newest !== undefined)
 				return satisfied(`${first.newest.id} holds it; ${describePlaces(current)}`)
 			const unusable = lacking.some(({ destination }) => destination.trouble !== undefined)
@@ -101,11 +120,14 @@ export function backupArchive(
 		},
 		apply: async (report) => {
 			const { digest, standing } = surveyed ?? (await survey())
-			const lacking = lackingOf(standing, digest)
+			if (digest === undefined) throw lost(standing)
+			const lacking = full
+				? standing.filter(({ destination }) => due.includes(destination))
+				: lackingOf(standing, digest)
 			const usable = lacking.filter(({ destination }) => destination.trouble === undefined)
 			if (usable.length === 0) throw troubleOf(lacking.map(({ destination }) => destination))
 			try {
-				taken = (await reuse(standing, digest, report)) ?? (await take(standing, report))
+				taken = (full ? undefined : await reuse(standing, digest, report)) ?? (await take(standing, report))
 				// Before it is stored: a run that ends in between must not leave files that don't know what they descend from.
 				await writeLineage(host, artifact.name, {
 					environment: environment.name,
@@ -120,6 +142,29 @@ export function backupArchive(
 		},
 	}
 
+	/** It isn't on the host: no fault, unless there was one to back up before. */
+	function absent(standing: Surveyed["standing"]): Finding {
+		if (standing.some(({ newest }) => newest !== undefined)) throw lost(standing)
+		summary.set(artifact.name, {
+			artifact: artifact.name,
+			source: "nowhere",
+			snapshot: "none",
+			verified: "not on this host",
+			ok: true,
+		})
+		return satisfied("it is not on this host, and never was")
+	}
+
+	function lost(standing: Surveyed["standing"]): OperatorError {
+		const id = standing.map(({ newest }) => newest?.id).find((known) => known !== undefined)
+		return new OperatorError(
+			`${artifact.name} is gone from ${host.name}: there is nothing at ${artifact.paths.join(", ")}, and ${id ?? "a snapshot"} holds it`,
+			{
+				hint: `comfyume restore ${spoken} --only ${artifact.name}   # or, where it is meant to be gone, name it under backups.without in comfyume.yaml`,
+			},
+		)
+	}
+
 	/** A destination that fails doesn't keep the others from getting it. */
 	async function storeInAll(
 		lacking: readonly { destination: Source }[],
@@ -130,7 +175,12 @@ export function backupArchive(
 		for (const { destination } of lacking) {
 			try {
 				if (destination.trouble !== undefined) throw destination.trouble
-				await store(destination, snapshot, report)
+				await storeSnapshot(
+					{ context, artifact, others: destinations.filter((other) => other !== destination) },
+					destination,
+					snapshot,
+					report,
+				)
 			} catch (error) {
 				if (signal.aborted) throw error
 				failures.push(error)
@@ -150,14 +200,17 @@ export function backupArchive(
 
 	/** What one destination has already is copied to those that lack it: same name, same bytes everywhere. */
 	async function reuse(
-		standing: Awaited<ReturnType<typeof survey>>["standing"],
+		standing: Surveyed["standing"],
 		digest: string,
 		report: Report,
 	): Promise<Taken | undefined> {
 		const having = standing.filter(({ newest }) => newest?.sidecar.treeDigest === digest)
 		const sources = having.map(({ destination }) => destination)
-		const id = having[0]?.newest?.id
-		if (id === undefined) return undefined
+		const newest = having[0]?.newest
+		if (newest === undefined) return undefined
+		const { id, sidecar } = newest
+		// Its pieces are fetched one by one as they are missed, each held against its digest.
+		if (sidecar.incremental !== undefined) return { id, sidecar }
 		const candidates = (await findCandidates(sources, artifact, wanted)).filter(({ name }) => name.id === id)
 		try {
 			const verified = await acquire({
@@ -172,7 +225,7 @@ export function backupArchive(
 				report,
 			})
 			if (verified.sidecar === undefined) return undefined
-			return { id, sidecar: verified.sidecar, archiveFile: verified.archiveFile }
+			return { id, sidecar: verified.sidecar, archiveFile: verified.parts[0].archiveFile }
 		} catch (error) {
 			if (signal.aborted) throw error
 			report.warn(`${id} can't be copied and is taken anew: ${messageOf(error)}`)
@@ -180,19 +233,18 @@ export function backupArchive(
 		}
 	}
 
-	async function take(
-		standing: Awaited<ReturnType<typeof survey>>["standing"],
-		report: Report,
-	): Promise<Taken> {
+	async function take(standing: Surveyed["standing"], report: Report): Promise<Taken> {
 		const predecessor = standing
 			.flatMap(({ newest }) => newest ?? [])
 			.sort((a, b) => (a.id < b.id ? 1 : -1))[0]
+		const base = full ? undefined : await baseOf(predecessor, report)
 		const taken = await takeSnapshot({
 			host,
 			artifact,
 			origin: { comfyume: context.comfyume, environment: environment.name, host: hostConfiguration.name },
 			predecessor: predecessor?.sidecar,
 			workDirectory,
+			...(base === undefined ? {} : { base }),
 			now,
 			signal,
 		})
@@ -206,58 +258,23 @@ export function backupArchive(
 		return taken
 	}
 
-	async function store(
-		destination: Source,
-		{ id, sidecar, archiveFile }: Taken,
-		report: Report,
-	): Promise<void> {
-		const free = await destination.store.freeBytes?.()
-		const needBytes = Math.ceil(sidecar.sizeBytes * spaceFactor)
-		if (free !== undefined && free < needBytes)
-			throw new OperatorError(
-				`${destination.name} has ${free} bytes free, ${needBytes} are needed for ${artifact.name}`,
-				{ exitCode: exitCodes.noSpace, hint: `df -h ${destination.store.place}` },
-			)
-		const { sizeBytes, digest } = sidecar
-		await putWhole(destination, archiveKey(environment.name, artifact.name, id), archiveFile, {
-			sizeBytes,
-			digest,
-			onProgress: (doneBytes) =>
-				report.progress({ doneBytes, totalBytes: sizeBytes, from: `to ${destination.name}` }),
-		})
-		const sidecarFile = `${archiveFile}.json`
-		await host.write(sidecarFile, renderSidecar(sidecar), { mode: 0o600 })
-		const facts = await digestFile(host.path(sidecarFile))
-		await putWhole(
-			destination,
-			sidecarKey(environment.name, artifact.name, id, "archive"),
-			sidecarFile,
-			facts,
-		)
+	async function baseOf(predecessor: Standing | undefined, report: Report): Promise<Base | undefined> {
+		const incremental = predecessor?.sidecar.incremental
+		if (!artifact.incremental || predecessor === undefined || incremental === undefined) return undefined
+		try {
+			const { entries } = await readIndex(predecessor.copy, predecessor.sidecar)
+			const { id, sidecar } = predecessor
+			const own = treeOfIndex(entries.filter(({ archive }) => archive === id)).sizeBytes
+			const { digest, sizeBytes } = sidecar
+			return { entries, archives: [{ id, digest, sizeBytes, unpackedBytes: own }, ...incremental.archives] }
+		} catch (error) {
+			if (signal.aborted) throw error
+			report.warn(`${predecessor.id} can't be built upon, everything is packed anew: ${messageOf(error)}`)
+			return undefined
+		}
 	}
 
-	/** What stands there already counts only in its right size: a run that was cut off, or a disk, may have damaged it. */
-	async function putWhole(
-		{ name, store: target }: Source,
-		key: string,
-		file: string,
-		facts: { sizeBytes: number; digest: string; onProgress?: (doneBytes: number) => void },
-	): Promise<void> {
-		const put = () => target.put(key, host.path(file), { ...facts, ifAbsent: true, signal })
-		if ((await put()) === "stored") return
-		if ((await target.head(key))?.sizeBytes === facts.sizeBytes) return
-		if (!canHeal(target))
-			throw new OperatorError(`${key} stands damaged on ${name}, where nothing is replaced`, {
-				hint: `comfyume backup ${spoken} --only ${artifact.name}   # once the server's files have changed`,
-			})
-		await target.setAside(key, now())
-		await put()
-	}
-
-	function noteSummary(
-		current: readonly { destination: Source; newest: Standing | undefined }[],
-		lacking: readonly { destination: Source; newest: Standing | undefined }[],
-	): void {
+	function noteSummary(current: Surveyed["standing"], lacking: Surveyed["standing"]): void {
 		const newest = current[0]?.newest
 		const missing = lacking.map(
 			({ destination, newest: other }) =>
@@ -286,34 +303,3 @@ const describeContent = (sidecar: ArchiveSidecar | undefined) =>
 
 const describePlaces = (standing: readonly { destination: Source }[]) =>
 	`it stands on ${standing.map(({ destination }) => destination.name).join(" and ")}`
-
-/** Several destinations failed: one error says all of it. */
-export function throwTogether(failures: readonly unknown[]): void {
-	const [first] = failures
-	if (failures.length === 0) return
-	if (failures.length === 1) throw first
-	const codes = new Set(
-		failures.map((error) => (error instanceof OperatorError ? error.exitCode : undefined)),
-	)
-	const [code] = codes
-	throw new OperatorError(failures.map(messageOf).join("; "), {
-		exitCode: codes.size === 1 && code !== undefined ? code : exitCodes.incomplete,
-		cause: first,
-	})
-}
-
-export function troubleOf(destinations: readonly Source[]): OperatorError {
-	const troubles = destinations.flatMap(({ trouble }) => trouble ?? [])
-	try {
-		throwTogether(troubles)
-	} catch (error) {
-		if (error instanceof OperatorError) return error
-	}
-	return new OperatorError(
-		"there is nowhere to back up to: neither a share nor an object store is configured",
-		{
-			exitCode: exitCodes.usage,
-			hint: "comfyume config check",
-		},
-	)
-}

@@ -4,6 +4,7 @@ import type { Artifact, SnapshotArtifact } from "../artifacts/catalogue.ts"
 import { isStale, type Schedule } from "../artifacts/schedule.ts"
 import { labelOf, type Source, sourcesOf } from "../artifacts/source.ts"
 import { evidenceOf, type Holdings, listHoldings, type Standing } from "../artifacts/standing.ts"
+import { isAbsent } from "../artifacts/tree.ts"
 import { exitCodes, messageOf, OperatorError, systemError } from "../errors.ts"
 import { type Finding, needed, type Plan, type Step, type SummaryRow, satisfied } from "../plan/step.ts"
 import { formatSeconds } from "../ui/format.ts"
@@ -144,9 +145,10 @@ async function answer(
 		standing = { passedOver: [messageOf(error)] }
 	}
 	const { newest, passedOver } = standing
+	const absent = newest === undefined && (await isNotHere(context, artifact))
 	const evidence = evidenceOf(standing)
 	const stale = isStale(schedule, evidence, context.now())
-	const state = newest === undefined ? "missing" : stale ? "stale" : "fresh"
+	const state = absent ? "fresh" : newest === undefined ? "missing" : stale ? "stale" : "fresh"
 	const age = evidence === undefined ? "" : formatSeconds(ageSeconds(context, evidence))
 	const fresh = standing.confirmedAt === undefined ? `taken ${age} ago` : `found unchanged ${age} ago`
 	const says = {
@@ -154,7 +156,7 @@ async function answer(
 		stale: `${fresh}, and it is due ${schedule.text}`,
 		fresh: `${fresh}; due ${schedule.text}`,
 	}[state]
-	const because = [says, ...passedOver].join("; ")
+	const because = absent ? "not on this host" : [says, ...passedOver].join("; ")
 	const again = `comfyume backup ${context.spoken} --only ${artifact.name}`
 	const finding: Finding = state === "fresh" ? satisfied(because) : needed(because, again)
 	const sidecar = newest?.sidecar
@@ -181,6 +183,11 @@ async function answer(
 			apply: async () => {},
 		},
 	}
+}
+
+/** What a server can do without, and doesn't have: nothing to back up. */
+export async function isNotHere({ host }: StepContext, artifact: SnapshotArtifact): Promise<boolean> {
+	return artifact.kind === "archive" && artifact.optional && (await isAbsent(host, artifact.paths))
 }
 
 async function answerForModels(context: StepContext): Promise<Answer> {

@@ -21,8 +21,8 @@ import type { Source } from "../artifacts/source.ts"
 import { digestFile } from "../artifacts/tree.ts"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { needed, type Step, satisfied, unknown } from "../plan/step.ts"
-import { throwTogether, troubleOf } from "./backup-archive.ts"
 import { ageSeconds, clearWork, type StepContext, workDirectory } from "./context.ts"
+import { throwTogether, troubleOf } from "./store-snapshot.ts"
 
 /**
  * Notes the running commit in every destination, as long as the remote has it and nothing uncommitted lies here.

@@ -5,6 +5,7 @@ import { join } from "node:path"
 import type { Source } from "../artifacts/source.ts"
 import type { Environment, HostConfiguration } from "../config/environment.ts"
 import type { LocalHost } from "../host/local.ts"
+import type { DigestCache } from "../models/digest-cache.ts"
 import type { SummaryRow } from "../plan/step.ts"
 import type { Secret } from "../secret.ts"
 import type { ShareRemover } from "../storage/share-remover.ts"
@@ -25,6 +26,8 @@ export type StepContext = {
 	 * `<directory>/<file>`. Opened when first asked for; those that can't be used say why.
 	 */
 	openModels: () => Promise<readonly Source[]>
+	/** What is remembered of an artifact's files, so that what has not changed isn't read every hour. */
+	openDigests: (artifact: string) => Promise<DigestCache>
 	/** Removes snapshots from the share, for the retention alone; without a share there is none. */
 	shareRemover?: ShareRemover
 	/** Who models are published by, and the token for those that not everybody may read. */

@@ -19,6 +19,7 @@ import { command, quoteForShell } from "../host/command.ts"
 import { readOnlyHost } from "../host/host.ts"
 import { keyringReader } from "../host/keyring.ts"
 import { type LocalHost, localHost } from "../host/local.ts"
+import { openDigestCache } from "../models/digest-cache.ts"
 import { Secret } from "../secret.ts"
 import { directoryStore } from "../storage/directory.ts"
 import type { ObjectStore } from "../storage/object-store.ts"
@@ -217,6 +218,10 @@ export async function openHere(
 				stores.push(...places)
 				return options.dryRun ? places.map(withoutWriting) : places
 			}),
+			openDigests: async (artifact) => {
+				const cache = await openDigestCache(opened.path(`${digestsDirectory}/${artifact}.json`), now)
+				return options.dryRun ? { ...cache, note: async () => {}, save: async () => {} } : cache
+			},
 			...(environment.share === undefined
 				? {}
 				: { shareRemover: openShareRemover(host, environment.share, options.dryRun) }),
@@ -236,6 +241,8 @@ export async function openHere(
 	}
 }
 
+/** On the host. */
+const digestsDirectory = "/var/lib/comfyume/digests"
 const huggingFace = "https://huggingface.co"
 
 const withoutWriting = (source: Source): Source =>

@@ -86,6 +86,14 @@ export function restoreArchive(
 			const known = lineage?.passedOver?.id ?? ""
 			for (const { id } of newest?.unreadable ?? [])
 				if (id > known) report.warn(`${id} can't be judged: its sidecar is damaged wherever it stands`)
+			if (
+				artifact.optional &&
+				candidates.length === 0 &&
+				sources.every(({ trouble }) => trouble === undefined)
+			) {
+				noteSummary("nowhere", undefined, "never backed up")
+				return satisfied("there is no snapshot of it, and a server can do without")
+			}
 			const finding = decide({
 				live,
 				liveDigest,

@@ -4,8 +4,8 @@ import { createHash } from "node:crypto"
 import type { Artifact, RetentionClasses, SnapshotArtifact } from "../artifacts/catalogue.ts"
 import { type Retained, retain } from "../artifacts/retention.ts"
 import { clockToleranceMs } from "../artifacts/schedule.ts"
-import { snapshotPrefix } from "../artifacts/snapshot.ts"
-import { type Copy, listCopies, type Source, sourcesOf } from "../artifacts/source.ts"
+import { archiveKey, indexKey, snapshotPrefix } from "../artifacts/snapshot.ts"
+import { type Copy, listCopies, readSidecar, type Source, sourcesOf } from "../artifacts/source.ts"
 import {
 	confirmationPrefix,
 	type Finished,
@@ -23,6 +23,9 @@ import type { StepContext } from "./context.ts"
 const shareStep = "share"
 /** Records of unchanged artifacts are kept this long before the newest; `backup status` reads those of a few days. */
 const recordsKeptMs = 31 * 24 * 60 * 60 * 1000
+
+/** An archive of an incremental snapshot is there before what counts on it is. */
+const unusedKeptMs = 24 * 60 * 60 * 1000
 
 type Shrinkable = Finished & { shrunk: boolean }
 type Kept = { artifact: SnapshotArtifact; classes: RetentionClasses }
@@ -118,10 +121,11 @@ function retentionStep({ context, share, remover, offSite }: Tools, { artifact, 
 		const copies = await listCopies(share, environment.name, artifact.name)
 		rejectFuture(copies, now(), artifact.name)
 		const finished: Shrinkable[] = []
+		const held = new Map(copies.map((copy) => [copy.name.id, copy]))
 		let bad = 0
 		for (const copy of copies) {
 			signal.throwIfAborted()
-			const judged = await judge(copy, owner)
+			const judged = await judge(copy, owner, held)
 			if (judged.foreign) continue
 			if (judged.finished === undefined) {
 				bad++
@@ -152,6 +156,24 @@ function retentionStep({ context, share, remover, offSite }: Tools, { artifact, 
 		return new Set(go.filter(({ name }) => newest === undefined || newest.name.takenAt < name.takenAt))
 	}
 
+	/** Archives of incremental snapshots that are gone, and that none builds upon any more, whoever's it is. */
+	const unused = async (): Promise<ObjectHead[]> => {
+		if (artifact.kind !== "archive" || !artifact.incremental) return []
+		const copies = await listCopies(share, environment.name, artifact.name)
+		const used = new Set<string>()
+		for (const copy of copies) {
+			if (copy.sidecar === undefined) continue
+			// One that can't be read may build upon any of them.
+			const sidecar = await readSidecar(copy).catch(() => undefined)
+			if (sidecar?.kind !== "archive") return []
+			for (const { id } of [copy.name, ...(sidecar.incremental?.archives ?? [])]) used.add(id)
+		}
+		const oldMs = now().getTime() - unusedKeptMs
+		return copies.flatMap(({ name, archive }) =>
+			archive !== undefined && !used.has(name.id) && name.takenAt.getTime() < oldMs ? [archive] : [],
+		)
+	}
+
 	return {
 		id: artifact.name,
 		title: artifact.name,
@@ -163,6 +185,7 @@ function retentionStep({ context, share, remover, offSite }: Tools, { artifact, 
 			const [newest] = retained.keep
 			going = retained.go.filter((snapshot) => !waiting.has(snapshot))
 			const begun = await remover.unfinished(prefix)
+			const orphans = going.length === 0 ? await unused() : []
 			const held = waiting.size === 0 ? "" : `; ${waiting.size} more wait until r2 has one as new`
 			summary.set(artifact.name, {
 				artifact: artifact.name,
@@ -171,7 +194,7 @@ function retentionStep({ context, share, remover, offSite }: Tools, { artifact, 
 				verified: `${retained.keep.length} kept, ${removed === 0 ? `${going.length} to go` : `${removed} removed`}${held}`,
 				ok: true,
 			})
-			if (going.length === 0 && begun.length === 0)
+			if (going.length === 0 && begun.length === 0 && orphans.length === 0)
 				return satisfied(`${retained.keep.length} are kept (${describe(classes)})${held}`)
 			if (newest !== undefined && going.length > 0) await requireWhole(newest.snapshot)
 			const kept = retained.keep.map(({ snapshot, because }) => `${snapshot.name.id} (${because.join(", ")})`)
@@ -183,6 +206,7 @@ function retentionStep({ context, share, remover, offSite }: Tools, { artifact, 
 								`no class keeps ${going.length} of ${retained.keep.length + retained.go.length}: ${shorten(going.map(({ name }) => name.id))}`,
 								`kept: ${kept.join(", ")}`,
 							]),
+					...(orphans.length === 0 ? [] : [`${orphans.length} archives that no snapshot builds upon`]),
 					...(begun.length === 0 ? [] : [`${begun.length} whose removal was begun`]),
 				].join("; ") + held,
 			)
@@ -192,9 +216,10 @@ function retentionStep({ context, share, remover, offSite }: Tools, { artifact, 
 			for (const { copy } of going) {
 				signal.throwIfAborted()
 				if (copy.sidecar === undefined) continue
-				await remover.remove(copy.sidecar, copy.archive)
+				await remover.remove(copy.sidecar, copy.index ?? copy.archive)
 				removed++
 			}
+			for (const head of await unused()) await remover.remove(head, undefined)
 		},
 	}
 }
@@ -220,17 +245,29 @@ function rejectFuture(copies: readonly Copy[], now: Date, artifact: string): voi
 
 async function verifyBytes({ signal }: StepContext, { copy, name, sidecar }: Finished): Promise<void> {
 	if (sidecar.kind !== "archive" || copy.archive === undefined) return
-	const hash = createHash("sha256")
 	const { store } = copy.source
-	for await (const chunk of await store.get(copy.archive.key, { ifMatch: copy.archive.etag, signal }))
-		hash.update(chunk as Buffer)
-	if (hash.digest("hex") === sidecar.digest) return
-	throw new OperatorError(
-		`the newest snapshot ${name.id} on the share is damaged, it doesn't have its sidecar's digest: nothing goes`,
-		{
-			hint: `mv ${store.place}/${copy.archive.key}{,.bad}   # then: comfyume backup --only ${sidecar.artifact}`,
-		},
-	)
+	const { environment, artifact, incremental } = sidecar
+	const pieces = [
+		{ key: copy.archive.key, digest: sidecar.digest },
+		...(incremental === undefined
+			? []
+			: [{ key: indexKey(environment, artifact, name.id), digest: incremental.index.digest }]),
+		...(incremental?.archives ?? []).map(({ id, digest }) => ({
+			key: archiveKey(environment, artifact, id),
+			digest,
+		})),
+	]
+	for (const { key, digest } of pieces) {
+		const hash = createHash("sha256")
+		for await (const chunk of await store.get(key, { signal })) hash.update(chunk as Buffer)
+		if (hash.digest("hex") === digest) continue
+		throw new OperatorError(
+			`the newest snapshot ${name.id} on the share is damaged, ${key} doesn't have its sidecar's digest: nothing goes`,
+			{
+				hint: `mv ${store.place}/${key}{,.bad}   # then: comfyume backup --only ${artifact}`,
+			},
+		)
+	}
 }
 
 function recordsStep({ context, share, remover }: Tools): Step {

@@ -14,7 +14,7 @@ import {
 import { digestFile } from "../artifacts/tree.ts"
 import { OperatorError, systemError } from "../errors.ts"
 import { needed, type Step, satisfied } from "../plan/step.ts"
-import { destinationsOf, scheduleOf } from "./backup-status.ts"
+import { destinationsOf, isNotHere, scheduleOf } from "./backup-status.ts"
 import { clearWork, type StepContext, workDirectory } from "./context.ts"
 import { compareModels } from "./new-models.ts"
 
@@ -74,11 +74,11 @@ async function dueIn(
 	for (const artifact of artifacts) {
 		const schedule = scheduleOf(artifact, destination)
 		if (schedule === undefined) continue
-		const evidence =
-			holdings === undefined
-				? undefined
-				: // What can't be read is no evidence; the artifact's own step says what is wrong.
-					await holdings.standing(artifact.name).then(evidenceOf, () => undefined)
+		// What can't be read is no evidence; the artifact's own step says what is wrong.
+		const standing = await holdings?.standing(artifact.name).catch(() => undefined)
+		const evidence = standing === undefined ? undefined : evidenceOf(standing)
+		if (standing !== undefined && standing.newest === undefined && (await isNotHere(context, artifact)))
+			continue
 		if (holdings === undefined || isDue(schedule, evidence, context.now())) due.add(artifact.name)
 	}
 	return due

@@ -16,7 +16,11 @@ export const removingEnding = ".removing"
  * over them.
  */
 export function isReservedName(name: string): boolean {
-	return partialName.test(name) || setAsideName.test(name) || name.endsWith(`.json${removingEnding}`)
+	return (
+		partialName.test(name) ||
+		setAsideName.test(name) ||
+		[".json", ".tar.zst"].some((ending) => name.endsWith(`${ending}${removingEnding}`))
+	)
 }
 
 /** What is wrong with a key, or undefined. A good key is a relative path that can't leave its store. */

@@ -13,7 +13,8 @@ export interface ShareRemover {
 	/** Keys below the prefix whose removal was begun and not finished. The prefix ends with `/`. */
 	unfinished(prefix: string): Promise<string[]>
 	/**
-	 * Removes a small file (a sidecar, a record) and the archive it belongs to. The small file is renamed first: from
+	 * Removes a small file (a sidecar, a record) and what belongs to it alone: the archive, or the index of an
+	 * incremental snapshot. The small file is renamed first: from
 	 * then on the archive looks as what it is, no snapshot, and whatever happens next the rename says how to go on.
 	 * @param small as the share's store listed it; refused when it has changed since
 	 */
@@ -90,9 +91,11 @@ export function shareRemover({ directory, mountCheck, dryRun }: ShareRemoverOpti
 	}
 }
 
-/** Of a sidecar's path that of its archive; undefined for a commit's and for records. */
-const archiveOf = (path: string) =>
-	path.endsWith(".tar.zst.json") ? path.slice(0, -".json".length) : undefined
+/** Of a sidecar's path that of what belongs to it alone: its archive, or its index. Undefined for all others. */
+const archiveOf = (path: string) => {
+	if (path.endsWith(".tar.zst.json")) return path.slice(0, -".json".length)
+	return path.endsWith(".index.json") ? `${path.slice(0, -".json".length)}.zst` : undefined
+}
 
 async function requireSame(path: string, { sizeBytes, storedAt }: ObjectHead): Promise<void> {
 	const stats = await lstat(path)

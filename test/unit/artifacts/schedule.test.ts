@@ -96,8 +96,8 @@ test("the catalogue has the platform's schedules and retention", async () => {
 		"daily at 03",
 		"daily at 04",
 	])
-	expect([buckets.userFiles.schedule.share, buckets.userFiles.schedule.r2?.text]).toEqual([
-		undefined,
+	expect([buckets.userFiles.schedule.share?.text, buckets.userFiles.schedule.r2?.text]).toEqual([
+		"hourly",
 		"hourly",
 	])
 })

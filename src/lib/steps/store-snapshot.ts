@@ -1,0 +1,162 @@
+// Puts a snapshot into a destination, piece by piece, the sidecar last: with it, it counts.
+import type { ArchiveArtifact } from "../artifacts/catalogue.ts"
+import { archiveKey, indexKey, renderSidecar, sidecarKey } from "../artifacts/snapshot.ts"
+import { canHeal, fetchArchive, labelOf, type Source } from "../artifacts/source.ts"
+import { spaceFactor, type Taken } from "../artifacts/take.ts"
+import { digestFile } from "../artifacts/tree.ts"
+import { exitCodes, messageOf, OperatorError } from "../errors.ts"
+import type { Report } from "../plan/step.ts"
+import { type StepContext, workDirectory } from "./context.ts"
+
+type Facts = { sizeBytes: number; digest: string }
+/** `file`, a path on the host, is undefined for what lies in another destination only. */
+type Piece = Facts & { key: string; file?: string }
+
+export type Storing = {
+	context: StepContext
+	artifact: ArchiveArtifact
+	/** Destinations that a piece can be copied from when this run hasn't made it. */
+	others: readonly Source[]
+}
+
+/**
+ * @throws {OperatorError} when the destination doesn't take it; what stands there then doesn't count
+ */
+export async function storeSnapshot(
+	storing: Storing,
+	destination: Source,
+	{ id, sidecar, archiveFile, indexFile }: Taken,
+	report: Report,
+): Promise<void> {
+	const { context, artifact } = storing
+	const { host, environment } = context
+	const { incremental, digest, sizeBytes } = sidecar
+	const key = (archive: string) => archiveKey(environment.name, artifact.name, archive)
+	const pieces: Piece[] = [
+		...(incremental?.archives ?? []).map((each) => ({
+			key: key(each.id),
+			digest: each.digest,
+			sizeBytes: each.sizeBytes,
+		})),
+		{ key: key(id), digest, sizeBytes, ...(archiveFile === undefined ? {} : { file: archiveFile }) },
+		...(incremental === undefined
+			? []
+			: [
+					{
+						key: indexKey(environment.name, artifact.name, id),
+						...incremental.index,
+						...(indexFile === undefined ? {} : { file: indexFile }),
+					},
+				]),
+	]
+	for (const piece of pieces) await putPiece(storing, destination, piece, report)
+	const file = `${workDirectory}/${artifact.name}.sidecar.json`
+	await host.write(file, renderSidecar(sidecar), { mode: 0o600 })
+	const facts = await digestFile(host.path(file))
+	const form = incremental === undefined ? "archive" : "incremental"
+	const sidecarAt = sidecarKey(environment.name, artifact.name, id, form)
+	await putWhole(storing, destination, { key: sidecarAt, file, ...facts })
+}
+
+async function putPiece(storing: Storing, destination: Source, piece: Piece, report: Report): Promise<void> {
+	const { store } = destination
+	if (piece.file === undefined && (await store.head(piece.key))?.sizeBytes === piece.sizeBytes) return
+	const free = await store.freeBytes?.()
+	const needBytes = Math.ceil(piece.sizeBytes * spaceFactor)
+	if (free !== undefined && free < needBytes)
+		throw new OperatorError(
+			`${destination.name} has ${free} bytes free, ${needBytes} are needed for ${storing.artifact.name}`,
+			{ exitCode: exitCodes.noSpace, hint: `df -h ${store.place}` },
+		)
+	if (piece.file !== undefined) return putWhole(storing, destination, { ...piece, file: piece.file }, report)
+	const { host } = storing.context
+	const file = await fetchPiece(storing, piece, report)
+	try {
+		await putWhole(storing, destination, { ...piece, file }, report)
+	} finally {
+		await host.files.remove(file)
+	}
+}
+
+/** From the first of the others whose bytes are what they should be. */
+async function fetchPiece({ context, others }: Storing, piece: Piece, report: Report): Promise<string> {
+	const { host, signal } = context
+	const file = `${workDirectory}/piece`
+	const tried: string[] = []
+	await host.files.makeDirectory(workDirectory, 0o700)
+	for (const source of others) {
+		if (source.trouble !== undefined) continue
+		try {
+			const archive = await source.store.head(piece.key)
+			if (archive === undefined) continue
+			await host.files.remove(file)
+			const name = { id: piece.key, takenAt: context.now(), shortDigest: "" }
+			const fetched = await fetchArchive({ source, name, archive }, host.path(file), {
+				signal,
+				onProgress: (doneBytes) =>
+					report.progress({ doneBytes, totalBytes: piece.sizeBytes, from: source.name }),
+			})
+			if (fetched.digest === piece.digest) return file
+			tried.push(`${labelOf(source)}: its digest is ${fetched.digest.slice(0, 12)}…`)
+		} catch (error) {
+			if (signal.aborted) throw error
+			tried.push(`${labelOf(source)}: ${messageOf(error)}`)
+		}
+	}
+	throw new OperatorError(
+		`${piece.key}, a part of the snapshot, is nowhere as it should be${tried.length > 0 ? `: ${tried.join("; ")}` : ""}`,
+		{ hint: `comfyume backup ${context.spoken} --full   # packs everything anew` },
+	)
+}
+
+/** What stands there already counts only in its right size: a run that was cut off, or a disk, may have damaged it. */
+async function putWhole(
+	{ context, artifact }: Storing,
+	{ name, store }: Source,
+	{ key, file, sizeBytes, digest }: Facts & { key: string; file: string },
+	report?: Report,
+): Promise<void> {
+	const { host, signal, now, spoken } = context
+	const onProgress = (doneBytes: number) =>
+		report?.progress({ doneBytes, totalBytes: sizeBytes, from: `to ${name}` })
+	const put = () => store.put(key, host.path(file), { sizeBytes, digest, ifAbsent: true, signal, onProgress })
+	if ((await put()) === "stored") return
+	if ((await store.head(key))?.sizeBytes === sizeBytes) return
+	if (!canHeal(store))
+		throw new OperatorError(`${key} stands damaged on ${name}, where nothing is replaced`, {
+			hint: `comfyume backup ${spoken} --only ${artifact.name}   # once the server's files have changed`,
+		})
+	await store.setAside(key, now())
+	await put()
+}
+
+/** Several destinations failed: one error says all of it. */
+export function throwTogether(failures: readonly unknown[]): void {
+	const [first] = failures
+	if (failures.length === 0) return
+	if (failures.length === 1) throw first
+	const codes = new Set(
+		failures.map((error) => (error instanceof OperatorError ? error.exitCode : undefined)),
+	)
+	const [code] = codes
+	throw new OperatorError(failures.map(messageOf).join("; "), {
+		exitCode: codes.size === 1 && code !== undefined ? code : exitCodes.incomplete,
+		cause: first,
+	})
+}
+
+export function troubleOf(destinations: readonly Source[]): OperatorError {
+	const troubles = destinations.flatMap(({ trouble }) => trouble ?? [])
+	try {
+		throwTogether(troubles)
+	} catch (error) {
+		if (error instanceof OperatorError) return error
+	}
+	return new OperatorError(
+		"there is nowhere to back up to: neither a share nor an object store is configured",
+		{
+			exitCode: exitCodes.usage,
+			hint: "comfyume config check",
+		},
+	)
+}
