@@ -2,7 +2,7 @@
 import { Command, InvalidArgumentError, Option } from "commander"
 import type { ArchiveArtifact, Artifact, SnapshotArtifact } from "../lib/artifacts/catalogue.ts"
 import type { SourceName } from "../lib/artifacts/source.ts"
-import { exitCodes } from "../lib/errors.ts"
+import { exitCodes, OperatorError } from "../lib/errors.ts"
 import { isFingerprint } from "../lib/host/known-hosts.ts"
 import type { Plan, Step } from "../lib/plan/step.ts"
 import { artifactsOf, tailscaleIdentity } from "../lib/steps/artifacts.ts"
@@ -25,6 +25,7 @@ import {
 } from "../lib/steps/identity.ts"
 import { manifestIn, modelManifest, namedManifest, shareTarget } from "../lib/steps/models.ts"
 import { restoreArchive } from "../lib/steps/restore-archive.ts"
+import { restoreFiles } from "../lib/steps/restore-files.ts"
 import { restoreModels } from "../lib/steps/restore-models.ts"
 import {
 	type CommonOptions,
@@ -50,6 +51,9 @@ export type RestoreOptions = {
 	/** The text of the manifest that was named. */
 	manifestText?: string
 	deep?: boolean
+	/** Only these of one artifact's files. */
+	files?: readonly string[]
+	into?: string
 } & HealOptions
 
 export function create(run: CommandRun): Command {
@@ -70,6 +74,12 @@ export function create(run: CommandRun): Command {
 			new Option("--from <sources>", "only from these: local, share, r2, git").argParser(parseSources),
 		)
 		.option("--at <date>", "as it was at this time (ISO 8601), also over files that are in use", parseDate)
+		.option(
+			"--files <pattern>",
+			"only these files of the one artifact that --only names, as in 'user003/**' (may be repeated)",
+			(pattern: string, before: readonly string[] = []) => [...before, pattern],
+		)
+		.option("--into <directory>", "with --files: a new directory on the host to put them into", parseHostPath)
 		.option("--allow-unverified", "also take backups of the older scripts, which have no sidecar")
 		.option(
 			"--identity-is-free",
@@ -110,6 +120,8 @@ function argvOf(options: RestoreOptions): string[] {
 		...wordsOfNames("--skip", options.skip),
 		...wordsOfNames("--from", options.from),
 		...(options.at === undefined ? [] : ["--at", options.at.toISOString()]),
+		...(options.files ?? []).flatMap((pattern) => ["--files", pattern]),
+		...(options.into === undefined ? [] : ["--into", options.into]),
 		...(options.allowUnverified === true ? ["--allow-unverified"] : []),
 		...wordsOfManifest(options.manifest),
 		...(options.deep === true ? ["--deep"] : []),
@@ -132,6 +144,11 @@ function parseSources(text: string): (SourceName | "git")[] {
 function parseFingerprint(text: string): string {
 	if (isFingerprint(text)) return text
 	throw new InvalidArgumentError("write it as `ssh-keygen -lf` prints it: SHA256: and 43 letters and digits")
+}
+
+function parseHostPath(text: string): string {
+	if (text.startsWith("/")) return text
+	throw new InvalidArgumentError("it is a directory of the host: write it with a leading /")
 }
 
 function parseDate(text: string): Date {
@@ -159,6 +176,8 @@ export async function planRestore(
 	const { environment, hostConfiguration, place, summary } = context
 	const { all, selected: artifacts } = await artifactsOf(context, packageRoot, options)
 	const again = ["comfyume restore", context.spoken, spokenWords(argvOf(options))].join(" ").trimEnd()
+	if (options.files !== undefined || options.into !== undefined)
+		return planFiles(context, artifacts, options, again)
 	const snapshots = all.filter(isSnapshot)
 	const models = artifacts.some(({ kind }) => kind === "models")
 		? restoreModels(context, shareTarget(context), await modelManifest(packageRoot, options), {
@@ -198,6 +217,32 @@ export async function planRestore(
 			]
 			return ["comfyume backup", context.spoken, spokenWords(same)].join(" ").trimEnd()
 		},
+	}
+}
+
+/** Part of one artifact's snapshot. The rest of it, and everything else, stays as it is. */
+function planFiles(
+	context: StepContext,
+	artifacts: readonly Artifact[],
+	{ files, into, at, only }: RestoreOptions,
+	again: string,
+): Plan {
+	const [artifact] = artifacts
+	if (files === undefined || only.length !== 1 || artifact?.kind !== "archive")
+		throw new OperatorError("--files takes files out of the snapshot of one artifact, which --only names", {
+			exitCode: exitCodes.usage,
+			hint: `comfyume restore ${context.spoken} --only user-data --files 'user003/**' --dry-run`,
+		})
+	const { environment, hostConfiguration, place, summary } = context
+	const chosen = { patterns: files, ...(at && { at }), ...(into !== undefined && { into }) }
+	return {
+		command: "restore",
+		environment: environment.name,
+		host: hostConfiguration.name,
+		place,
+		steps: [restoreFiles(context, artifact, chosen)],
+		summary: () => [summary.get(artifact.name) ?? missing(artifact.name)],
+		next: ({ exitCode, dryRun }) => (dryRun || exitCode !== exitCodes.done ? again : undefined),
 	}
 }
 

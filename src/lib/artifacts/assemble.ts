@@ -54,20 +54,26 @@ export async function assemble(
 	work: {
 		host: LocalHost
 		files: (id: string) => string
+		/** Only the archives that hold one of these are fetched. */
+		isWanted?: (path: string) => boolean
 		limits: ArchiveLimits
 		signal: AbortSignal
 		onProgress: (doneBytes: number, totalBytes: number) => void
 	},
 ): Promise<{ tree: Tree; parts: Part[] }> {
-	const { host, files, limits, signal, onProgress } = work
+	const { host, files, isWanted = () => true, limits, signal, onProgress } = work
 	const { entries: index } = await readIndex(copy, sidecar)
 	const own = { id: copy.name.id, digest: sidecar.digest, sizeBytes: sidecar.sizeBytes }
 	// The newest first: it has the directories, with their modes, that the files of the others lie in.
-	const archives = [own, ...(sidecar.incremental?.archives ?? [])]
-	const byArchive = Map.groupBy(index, ({ archive }) => archive)
-	for (const id of byArchive.keys())
-		if (!archives.some((archive) => archive.id === id))
-			throw new OperatorError(`its index names the archive ${id}, and its sidecar doesn't`)
+	const known = [own, ...(sidecar.incremental?.archives ?? [])]
+	const byArchive = Map.groupBy(
+		index.filter(({ path }) => isWanted(path)),
+		({ archive }) => archive,
+	)
+	for (const { archive } of index)
+		if (!known.some(({ id }) => id === archive))
+			throw new OperatorError(`its index names the archive ${archive}, and its sidecar doesn't`)
+	const archives = known.filter(({ id }) => id === own.id || byArchive.has(id))
 	const totalBytes = archives.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0)
 	let doneBytes = 0
 	const parts: Part[] = []

@@ -137,6 +137,8 @@ export type Acquiring = {
 	artifact: ArchiveArtifact
 	wanted: Wanted
 	candidates: readonly Candidate[]
+	/** Of an incremental snapshot only what these paths, relative to `/`, lie in is fetched. */
+	isWanted?: (path: string) => boolean
 	/** A directory on the host for what is fetched. */
 	workDirectory: string
 	now: () => Date
@@ -214,6 +216,7 @@ async function verifyCopy(work: Acquiring, copy: Copy): Promise<Verified | undef
 		const { tree, parts } = await assemble(copy, sidecar, {
 			host,
 			files: (id) => `${workDirectory}/${artifact.name}.${id}.tar.zst`,
+			...(work.isWanted === undefined ? {} : { isWanted: work.isWanted }),
 			limits,
 			signal,
 			onProgress: (doneBytes, totalBytes) =>
@@ -277,6 +280,8 @@ async function heal(work: Acquiring, bad: Copy, good: Verified): Promise<void> {
 	const { host, now, report } = work
 	const { store, name } = bad.source
 	const { sidecar } = good
+	// Not all of it was fetched.
+	if (work.isWanted !== undefined) return
 	if (sidecar === undefined || bad.olderKey !== undefined) return
 	if (!canHeal(store)) {
 		report.note(`${name}: ${bad.name.id} stays damaged: nothing is ever replaced there`)

@@ -13,7 +13,10 @@ const settledAfterMs = 2000
 const busyMs = 20_000
 
 /** SQLITE_BUSY with its extensions (sqlite.org/rescode.html), and the 0 that Node makes of it in a backup. */
-const isBusy = (error: unknown) => [0, 5].includes(Number((error as { errcode?: unknown }).errcode) & 0xff)
+const isBusy = (error: unknown) => {
+	const { errcode } = error as { errcode?: unknown }
+	return typeof errcode === "number" && [0, 5].includes(errcode & 0xff)
+}
 
 /**
  * The content of a database in use, by a copy that SQLite makes and that is removed again. Undefined for what is no
