@@ -22,6 +22,7 @@ import { type LocalHost, localHost } from "../host/local.ts"
 import { openDigestCache } from "../models/digest-cache.ts"
 import { Secret } from "../secret.ts"
 import { directoryStore } from "../storage/directory.ts"
+import { listedOnce } from "../storage/listed-once.ts"
 import type { ObjectStore } from "../storage/object-store.ts"
 import { readOnlyStore } from "../storage/read-only.ts"
 import { type ShareRemover, shareRemover } from "../storage/share-remover.ts"
@@ -278,7 +279,8 @@ async function openStores(
 			if (place === undefined) continue
 			const part = name === "cache" ? {} : { bucket: name }
 			try {
-				stores.push({ name: "r2", ...part, store: await openBucket(place, region, secrets, signal) })
+				const store = await openBucket(place, region, secrets, signal)
+				stores.push({ name: "r2", ...part, store: listedOnce(store, `${environment.name}/`) })
 			} catch (error) {
 				if (!(error instanceof OperatorError)) throw error
 				unusable.push({ name: "r2", ...part, store: nowhere, trouble: error })
