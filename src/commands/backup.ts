@@ -11,6 +11,7 @@ import { backupModels } from "../lib/steps/backup-models.ts"
 import { backupCheckout } from "../lib/steps/checkout.ts"
 import type { StepContext } from "../lib/steps/context.ts"
 import { parseRate, spokenWords, wordsOfLimit, wordsOfManifest } from "../lib/steps/heal-options.ts"
+import { inTheClear } from "../lib/steps/in-the-clear.ts"
 import { manifestIn, modelManifest, namedManifest } from "../lib/steps/models.ts"
 import {
 	type CommonOptions,
@@ -121,6 +122,7 @@ export async function planBackup(
 				...(options.limit === undefined ? {} : { limitBytesPerSecond: options.limit }),
 			})
 		: undefined
+	const clear = inTheClear(context, artifacts)
 	const stepsOf = (artifact: Artifact): readonly Step[] => {
 		if (artifact.kind === "models") return models?.steps ?? []
 		const destinations = sourcesOf(context, artifact).filter(({ name }) => name !== "local")
@@ -146,6 +148,8 @@ export async function planBackup(
 		environment: environment.name,
 		host: hostConfiguration.name,
 		place,
+		// An hourly line of cron stays silent.
+		notes: clear === undefined ? [] : [{ level: due === undefined ? "warning" : "info", text: clear }],
 		steps: scheduledSteps(due, artifacts.flatMap(stepsOf)),
 		summary: () => artifacts.flatMap(rowsOf),
 		next: ({ exitCode, dryRun }) => {

@@ -101,6 +101,7 @@ export function create(run: CommandRun): Command {
 				options,
 				argv: argvOf(options),
 				needsTwin: true,
+				needsIdentity: true,
 				confirms: "production",
 				files: () => namedManifest(run.surroundings, options.manifest),
 				plan: (context, { twin, files }) =>

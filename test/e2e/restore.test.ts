@@ -51,6 +51,8 @@ describeWith("instances", "a server is backed up, lost and restored", () => {
 		)
 	}
 
+	const endingOf = (name: string) => name.slice(name.indexOf("."))
+
 	const outcomes = (json: string): Record<string, string> =>
 		Object.fromEntries(
 			json
@@ -65,6 +67,22 @@ describeWith("instances", "a server is backed up, lost and restored", () => {
 		const ran = await restore(second)
 		expect(ran.exitCode, ran.stdout + ran.stderr).toBe(0)
 		expect(inventoryOf(second)).toBe(lost)
+
+		// The key that opened the encrypted ones came over SSH, and was written nowhere.
+		expect(
+			readdirSync(join(workshop.share, "cache/backups/rehearsal/env-file")).map(endingOf).sort(),
+		).toEqual([".tar.zst.age", ".tar.zst.age.json"])
+		const search = [
+			"grep",
+			"-rlF",
+			"--exclude-dir=proc",
+			"--exclude-dir=sys",
+			workshop.ageIdentity,
+			"/etc",
+			"/opt",
+		]
+		const places = ["/root", "/home", "/var", "/tmp", "/run"]
+		expect((await second.run([...search, ...places], { allowedExitCodes: "any" })).stdout).toBe("")
 
 		// Who the server is, asked from outside: the wire and the tailnet, not the files.
 		const wire = [...(await second.hostKeyFingerprintsOnWire()).values()]

@@ -57,7 +57,7 @@ export const testEnvironment = (stack: NonNullable<Environment["stack"]> | undef
 	directories: { local: "/root/backups" },
 	allowStandIns: true,
 	allowPlainHttp: false,
-	backups: { without: [] },
+	backups: { without: [], recipients: [] },
 	restore: { refuseOlderThanHours: 72 },
 })
 

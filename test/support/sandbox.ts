@@ -17,6 +17,7 @@ import { openDigestCache } from "../../src/lib/models/digest-cache.ts"
 import type { Event } from "../../src/lib/plan/events.ts"
 import { runPlan } from "../../src/lib/plan/run.ts"
 import type { Plan } from "../../src/lib/plan/step.ts"
+import { Secret } from "../../src/lib/secret.ts"
 import type { StepContext } from "../../src/lib/steps/context.ts"
 import { directoryStore } from "../../src/lib/storage/directory.ts"
 import type { ObjectStore } from "../../src/lib/storage/object-store.ts"
@@ -46,6 +47,7 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 	mkdirSync(second)
 	makeRemote(remote)
 
+	let identity: Secret | undefined
 	let clock = new Date("2026-11-21T06:00:00Z")
 	const now = () => clock
 	const environment: Environment = {
@@ -68,7 +70,7 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 		directories: { local: "/root/comfyume-backups" },
 		allowStandIns: true,
 		allowPlainHttp: false,
-		backups: { without: [] },
+		backups: { without: [], recipients: [] },
 		restore: { refuseOlderThanHours: 72 },
 	}
 	const stores: Record<string, () => ObjectStore> = {
@@ -105,6 +107,7 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 			publisher: { origin: "https://huggingface.example.test", token: undefined },
 			place: `stand-in: ${server}`,
 			gitToken: undefined,
+			ageIdentity: identity,
 			spoken: `--env ${environmentName}`,
 			comfyume: "0.0.0-test",
 			now,
@@ -157,6 +160,14 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 		/** Sets the clock. */
 		at: (time: string) => {
 			clock = new Date(time)
+		},
+		/** Whom backups are encrypted for from now on. */
+		encryptFor: (...recipients: string[]) => {
+			environment.backups = { ...environment.backups, recipients }
+		},
+		/** What AGE_IDENTITY is from now on. */
+		setIdentity: (text: string | undefined) => {
+			identity = text === undefined ? undefined : new Secret(text)
 		},
 		/** Moves the clock on. */
 		later: (minutes: number) => {

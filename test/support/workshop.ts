@@ -6,6 +6,7 @@ import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
+import { makeAgeKey } from "./age.ts"
 import { startGitServer } from "./git-server.ts"
 import type { Instance } from "./instance/instance.ts"
 import { createWorld } from "./instance/world.ts"
@@ -55,7 +56,10 @@ export async function openWorkshop() {
 		`GH_TOKEN=${gitToken}`,
 		"",
 	].join("\n")
-	await writeFile(join(laptop, "secrets.env"), secrets, { mode: 0o600 })
+	// The key that opens what the server encrypts is the operator's, and never the server's.
+	const age = await makeAgeKey()
+	const withKey = `${secrets}AGE_IDENTITY=${age.identity}\n`
+	await writeFile(join(laptop, "secrets.env"), withKey, { mode: 0o600 })
 
 	/** comfyume.yaml for a server at this address, with the identity that it has or will have again. */
 	const configurationFor = (address: string, identity: Identity | undefined) => `version: 1
@@ -71,6 +75,7 @@ environments:
         keyFiles: [${key}]
         hostKeys: ${JSON.stringify(identity?.hostKeys ?? [])}
         ${identity === undefined ? "" : `tailscaleAddress: ${identity.tailscaleAddress}`}
+    backups: { recipients: [${age.recipient}] }
     share: { mount: sudo mount --bind /outside/share /mnt/sfs, filesystem: bind }
     objectStore:
       provider: s3
@@ -101,6 +106,7 @@ environments:
 		s3,
 		git,
 		laptop,
+		ageIdentity: age.identity,
 		environmentName,
 		comfyume,
 		/** A machine fresh from the provider: reachable with the operator's key, and nothing of ours on it. */

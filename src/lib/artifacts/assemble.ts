@@ -78,7 +78,7 @@ export async function assemble(
 	let doneBytes = 0
 	const parts: Part[] = []
 	for (const { id, digest, sizeBytes } of archives) {
-		const key = archiveKey(sidecar.environment, sidecar.artifact, id)
+		const key = archiveKey(sidecar, id)
 		const archive = await copy.source.store.head(key)
 		if (archive === undefined)
 			throw new OperatorError(`the archive ${id}, which holds a part of it, is missing`)

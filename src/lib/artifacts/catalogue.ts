@@ -56,6 +56,8 @@ const archiveSchema = z.strictObject({
 	byRequest: z.boolean().default(false),
 	/** Not on every server: absent it is no fault, unless there are snapshots of it. */
 	optional: z.boolean().default(false),
+	/** Holds keys or passwords: encrypted where the environment has recipients. Not for incremental ones. */
+	secret: z.boolean().default(false),
 	bucket: bucketSchema,
 	/** Of large trees: a snapshot packs what has changed, and an index names the archives that hold the rest. */
 	incremental: z.boolean().default(false),
@@ -112,6 +114,12 @@ const catalogueSchema = z
 			if (names.has(name)) context.addIssue({ code: "custom", message: `two artifacts are called ${name}` })
 			names.add(name)
 		}
+		for (const artifact of artifacts)
+			if (artifact.kind === "archive" && artifact.secret && artifact.incremental)
+				context.addIssue({
+					code: "custom",
+					message: `${artifact.name} is secret and incremental: only one can be`,
+				})
 		for (const { name, kind, bucket, schedule = buckets[bucket].schedule } of artifacts)
 			for (const timing of [schedule.share, schedule.r2])
 				if (timing !== undefined && (kind === "models") !== (timing.hours.length === 0))

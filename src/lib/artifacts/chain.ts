@@ -6,10 +6,19 @@ import { join } from "node:path"
 import { exitCodes, messageOf, OperatorError, systemError } from "../errors.ts"
 import type { LocalHost } from "../host/local.ts"
 import type { Report } from "../plan/step.ts"
+import type { Secret } from "../secret.ts"
 import type { ObjectStore } from "../storage/object-store.ts"
 import { inspectArchive, testCompression } from "./archive.ts"
 import { assemble, type Part, readIndex } from "./assemble.ts"
 import type { ArchiveArtifact, SnapshotArtifact } from "./catalogue.ts"
+import {
+	checkEncrypted,
+	IdentityError,
+	type Key,
+	openArchive,
+	openTreeDigest,
+	requireIdentity,
+} from "./encryption.ts"
 import { floorProblems, withDemandedModes } from "./floor.ts"
 import {
 	type ArchiveSidecar,
@@ -117,18 +126,47 @@ export async function newestSidecar(
 	return undefined
 }
 
-/** An archive that lies on this machine and has passed every check there is. */
-export type Verified = {
-	/** On the host; the archives that hold it, the newest first. One but for an incremental snapshot. */
-	parts: readonly [Part, ...Part[]]
+/**
+ * Makes sure that one of a snapshot's copies can be opened, as far as their sidecars tell.
+ * @throws {IdentityError} as `requireIdentity`
+ */
+export async function requireKey({ copies }: Candidate, key: Key): Promise<void> {
+	let refused: unknown
+	for (const copy of copies) {
+		try {
+			const sidecar = await readSidecar(copy)
+			if (sidecar.kind === "archive") await requireIdentity(sidecar, key)
+			return
+		} catch (error) {
+			// What else is wrong with a copy is for whoever fetches it to say.
+			if (error instanceof IdentityError) refused ??= error
+		}
+	}
+	if (refused !== undefined) throw refused
+}
+
+/** A snapshot that lies on this machine as it is stored, and is what its sidecar says. */
+export type Fetched = {
+	/** On the host. */
+	storedFile: string
 	copy: Copy
 	/** Undefined for an older backup. */
 	sidecar: ArchiveSidecar | undefined
-	/** What unpacking gives, modes as the catalogue demands them. */
-	tree: Tree
 	digest: string
+	/** Of an incremental snapshot: the archives that hold it, the newest first. */
+	assembled?: Awaited<ReturnType<typeof assemble>>
 	/** The newest of those that were tried before and were bad everywhere. */
 	passedOver?: SnapshotName
+}
+
+/** A snapshot that has passed every check there is, in the clear. */
+export type Verified = Fetched & {
+	/** On the host; the archives that hold it, the newest first. One but for an incremental snapshot. */
+	parts: readonly [Part, ...Part[]]
+	/** What unpacking gives, modes as the catalogue demands them. */
+	tree: Tree
+	/** Of what it holds; what the sidecar says, where there is one. */
+	treeDigest: string
 }
 
 export type Acquiring = {
@@ -149,20 +187,36 @@ export type Acquiring = {
 /**
  * Fetches the newest snapshot that proves right, trying each copy nearest first, then older snapshots. Bad copies nearer
  * by are healed from the good one.
+ * @param identity opens those that are encrypted; AGE_IDENTITY, as far as it is there
  * @throws {OperatorError} (3) when nothing proves right: every copy that was tried is named with what is wrong with it;
  *   (8) when a copy is another environment's, and no other is good
+ * @throws {IdentityError} (6) when the newest is encrypted, and the identity isn't there or is another's: an older one
+ *   in its place would be a restore of the wrong state
  */
-export async function acquire(work: Acquiring): Promise<Verified> {
+export const acquire = (work: Acquiring, identity: Secret | undefined): Promise<Verified> =>
+	firstGood(work, (copy) => verifyCopy(work, copy, identity))
+
+/** The same for a copy of what is stored, which needs no key: of an encrypted archive the digest is proof enough. */
+export const acquireStored = (work: Acquiring): Promise<Fetched> =>
+	firstGood(work, (copy) =>
+		copy.encrypted === true ? fetchCopy(work, copy) : verifyCopy(work, copy, undefined),
+	)
+
+async function firstGood<Good extends Fetched>(
+	work: Acquiring,
+	verify: (copy: Copy) => Promise<Good | undefined>,
+): Promise<Good> {
 	const { candidates, report, signal } = work
 	const tried: string[] = []
 	let foreign: unknown
 	let passedOver: SnapshotName | undefined
 	for (const candidate of candidates) {
 		const bad: Copy[] = []
+		let locked: IdentityError | undefined
 		for (const copy of candidate.copies) {
 			signal.throwIfAborted()
 			try {
-				const verified = await verifyCopy(work, copy)
+				const verified = await verify(copy)
 				if (verified === undefined) continue
 				if (verified.sidecar?.shrunkFromBytes !== undefined)
 					report.note(
@@ -177,13 +231,19 @@ export async function acquire(work: Acquiring): Promise<Verified> {
 				return { ...verified, passedOver }
 			} catch (error) {
 				if (signal.aborted || isNoSpace(error)) throw error
+				bad.push(copy)
+				if (error instanceof IdentityError) {
+					// A sidecar may have been damaged: another copy's may name others.
+					locked ??= error
+					continue
+				}
 				if (isGuard(error)) foreign ??= error
 				const said = `${copy.source.name}: ${candidate.name.id}: ${messageOf(error)}`
 				tried.push(said)
 				report.note(`skipped ${said}`)
-				bad.push(copy)
 			}
 		}
+		if (locked !== undefined) throw locked
 		// An archive without a sidecar was never finished: nobody has counted on it.
 		if (bad.some(({ sidecar, olderKey }) => sidecar !== undefined || olderKey !== undefined))
 			passedOver ??= candidate.name
@@ -191,8 +251,16 @@ export async function acquire(work: Acquiring): Promise<Verified> {
 	throw foreign ?? nothingGood(work, tried)
 }
 
-/** Undefined for a snapshot of another host, which is passed over in silence. */
-async function verifyCopy(work: Acquiring, copy: Copy): Promise<Verified | undefined> {
+/**
+ * A copy whose bytes are what its sidecar says, on this machine's disk.
+ * @param before is given the sidecar before anything is fetched
+ * @returns undefined for a snapshot of another host, which is passed over in silence
+ */
+async function fetchCopy(
+	work: Acquiring,
+	copy: Copy,
+	before: (sidecar: ArchiveSidecar) => Promise<unknown> = async () => {},
+): Promise<Fetched | undefined> {
 	const { host, artifact, wanted, signal, report, workDirectory } = work
 	const sidecar = copy.olderKey === undefined ? await readSidecar(copy) : undefined
 	if (sidecar !== undefined) {
@@ -204,29 +272,29 @@ async function verifyCopy(work: Acquiring, copy: Copy): Promise<Verified | undef
 			throw new OperatorError(
 				`its archive has ${copy.archive.sizeBytes} bytes, its sidecar says ${sidecar.sizeBytes}`,
 			)
-	}
-	const limits = {
-		roots: artifact.paths.map((path) => path.slice(1)),
-		mostBytes: artifact.mostBytes,
-		mostMembers: 1_000_000,
+		await before(sidecar)
 	}
 	await host.files.makeDirectory(workDirectory, 0o700)
 	if (sidecar?.incremental !== undefined) {
 		await clear(host, workDirectory)
-		const { tree, parts } = await assemble(copy, sidecar, {
+		const assembled = await assemble(copy, sidecar, {
 			host,
 			files: (id) => `${workDirectory}/${artifact.name}.${id}.tar.zst`,
 			...(work.isWanted === undefined ? {} : { isWanted: work.isWanted }),
-			limits,
+			limits: limitsOf(artifact),
 			signal,
 			onProgress: (doneBytes, totalBytes) =>
 				report.progress({ doneBytes, totalBytes, from: copy.source.name }),
 		})
-		return judged(work, { copy, sidecar, inspected: tree, digest: sidecar.digest, parts })
+		const storedFile = assembled.parts[0]?.archiveFile
+		if (storedFile === undefined) throw new OperatorError("it has no archive")
+		return { storedFile, copy, sidecar, digest: sidecar.digest, assembled }
 	}
-	const archiveFile = `${workDirectory}/${artifact.name}${copy.olderKey === undefined ? ".tar.zst" : ".tar.gz"}`
-	await host.files.remove(archiveFile)
-	const fetched = await fetchArchive(copy, host.path(archiveFile), {
+	const ending =
+		copy.olderKey !== undefined ? ".tar.gz" : copy.encrypted === true ? ".tar.zst.age" : ".tar.zst"
+	const storedFile = `${workDirectory}/${artifact.name}${ending}`
+	await host.files.remove(storedFile)
+	const fetched = await fetchArchive(copy, host.path(storedFile), {
 		signal,
 		onProgress: (doneBytes) =>
 			report.progress({
@@ -239,32 +307,65 @@ async function verifyCopy(work: Acquiring, copy: Copy): Promise<Verified | undef
 		throw new OperatorError(
 			`its digest is ${fetched.digest.slice(0, 12)}…, its sidecar says ${sidecar.digest.slice(0, 12)}…`,
 		)
+	if (sidecar?.encryption !== undefined)
+		await checkEncrypted(host.path(storedFile), fetched.sizeBytes, sidecar.encryption.recipients.length)
+	return { storedFile, copy, sidecar, digest: fetched.digest }
+}
+
+const limitsOf = ({ paths, mostBytes }: ArchiveArtifact) => ({
+	roots: paths.map((path) => path.slice(1)),
+	mostBytes,
+	mostMembers: 1_000_000,
+})
+
+async function verifyCopy(
+	work: Acquiring,
+	copy: Copy,
+	identity: Secret | undefined,
+): Promise<Verified | undefined> {
+	const { host, artifact, wanted, signal } = work
+	const key = { identity, again: `comfyume restore ${wanted.spoken} --only ${artifact.name}` }
+	const fetched = await fetchCopy(work, copy, (sidecar) => requireIdentity(sidecar, key))
+	if (fetched === undefined) return undefined
+	const { sidecar, assembled } = fetched
+	if (assembled !== undefined) return judged(work, fetched, key, assembled)
+	const archiveFile = await inTheClear(work, fetched, key)
 	if (sidecar === undefined) await testCompression(host, archiveFile)
-	const inspected = await inspectArchive(host.path(archiveFile), limits, signal)
-	return judged(work, { copy, sidecar, inspected, digest: fetched.digest, parts: [{ archiveFile }] })
+	const tree = await inspectArchive(host.path(archiveFile), limitsOf(artifact), signal)
+	return judged(work, fetched, key, { tree, parts: [{ archiveFile }] })
+}
+
+/** Where the archive lies that tar can read: opened beside the encrypted one, which a bad copy may be healed from. */
+async function inTheClear(
+	{ host, artifact, signal, workDirectory }: Acquiring,
+	{ storedFile, sidecar }: Fetched,
+	key: Key,
+): Promise<string> {
+	if (sidecar?.encryption === undefined) return storedFile
+	const archiveFile = `${workDirectory}/${artifact.name}.tar.zst`
+	await host.files.remove(archiveFile)
+	await openArchive(sidecar, key, { from: host.path(storedFile), to: host.path(archiveFile), signal })
+	return archiveFile
 }
 
 /** Held to the floor, and to what the sidecar says of the whole. */
-function judged(
+async function judged(
 	{ host, artifact }: Acquiring,
-	found: {
-		copy: Copy
-		sidecar: ArchiveSidecar | undefined
-		inspected: Tree
-		digest: string
-		parts: readonly Part[]
-	},
-): Verified {
-	const { copy, sidecar, inspected, digest } = found
+	fetched: Fetched,
+	key: Key,
+	{ tree: inspected, parts }: { tree: Tree; parts: readonly Part[] },
+): Promise<Verified> {
+	const { sidecar } = fetched
 	const problems = floorProblems(artifact, inspected)
 	if (problems.length > 0) throw new OperatorError(`it holds too little: ${problems.join("; ")}`)
 	const ownership = sidecar?.ownership ?? !host.standIn
 	const tree = withDemandedModes(artifact, inspected, { ownership })
-	if (sidecar !== undefined && treeDigest(tree, { ownership }) !== sidecar.treeDigest)
+	const digest = treeDigest(tree, { ownership })
+	if (sidecar !== undefined && digest !== (await openTreeDigest(sidecar, key)))
 		throw new OperatorError("its content is not what its sidecar says")
-	const [first, ...more] = found.parts
+	const [first, ...more] = parts
 	if (first === undefined) throw new OperatorError("it has no archive")
-	return { parts: [first, ...more], copy, sidecar, tree, digest }
+	return { ...fetched, parts: [first, ...more], tree, treeDigest: digest }
 }
 
 /** Archives of a copy that was tried before must not lie in the way of the next one's. */
@@ -276,13 +377,13 @@ async function clear(host: LocalHost, directory: string): Promise<void> {
  * Puts the good copy where the bad one stood; the bad one is kept beside it. Failing to heal is said and is no failure
  * of the restore.
  */
-async function heal(work: Acquiring, bad: Copy, good: Verified): Promise<void> {
+async function heal(work: Acquiring, bad: Copy, good: Fetched): Promise<void> {
 	const { host, now, report } = work
 	const { store, name } = bad.source
 	const { sidecar } = good
 	// Not all of it was fetched.
 	if (work.isWanted !== undefined) return
-	if (sidecar === undefined || bad.olderKey !== undefined) return
+	if (sidecar === undefined || bad.olderKey !== undefined || bad.encrypted !== good.copy.encrypted) return
 	if (!canHeal(store)) {
 		report.note(`${name}: ${bad.name.id} stays damaged: nothing is ever replaced there`)
 		return
@@ -306,18 +407,18 @@ async function heal(work: Acquiring, bad: Copy, good: Verified): Promise<void> {
 type Piece = { key: string; file: string; facts: { digest: string; sizeBytes: number } }
 
 /** Everything that makes a snapshot, the sidecar last: with it, it counts. */
-async function piecesOf({ host, workDirectory }: Acquiring, good: Verified): Promise<Piece[]> {
-	const { sidecar, parts, copy } = good
+async function piecesOf({ host, workDirectory }: Acquiring, good: Fetched): Promise<Piece[]> {
+	const { sidecar, storedFile, assembled, copy } = good
 	if (sidecar === undefined) return []
 	const { environment, artifact, incremental } = sidecar
 	const { id } = copy.name
 	const pieces: Piece[] = []
-	for (const [number, { archiveFile }] of parts.entries()) {
+	for (const [number, { archiveFile }] of (assembled?.parts ?? [{ archiveFile: storedFile }]).entries()) {
 		const of = number === 0 ? { id, ...sidecar } : incremental?.archives[number - 1]
 		if (of === undefined) continue
 		const { digest, sizeBytes } = of
 		pieces.push({
-			key: archiveKey(environment, artifact, of.id),
+			key: archiveKey(sidecar, of.id),
 			file: archiveFile,
 			facts: { digest, sizeBytes },
 		})
@@ -330,8 +431,7 @@ async function piecesOf({ host, workDirectory }: Acquiring, good: Verified): Pro
 	const file = `${workDirectory}/${artifact}.sidecar.json`
 	await host.write(file, renderSidecar(sidecar), { mode: 0o600 })
 	const facts = await digestFile(host.path(file))
-	const form = incremental === undefined ? "archive" : "incremental"
-	return [...pieces, { key: sidecarKey(environment, artifact, id, form), file, facts }]
+	return [...pieces, { key: sidecarKey(sidecar, id), file, facts }]
 }
 
 /** Undefined when there is no such object. */

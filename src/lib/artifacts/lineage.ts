@@ -3,7 +3,7 @@
 // restore again. It never makes anything count as restored: files that miss their floor are needed, noted or not.
 import { z } from "zod"
 import type { LocalHost } from "../host/local.ts"
-import { parseSnapshotId, type SnapshotName } from "./snapshot.ts"
+import { type ArchiveSidecar, parseSnapshotId, type SnapshotName } from "./snapshot.ts"
 
 const stateDirectory = "/var/lib/comfyume"
 
@@ -14,6 +14,7 @@ const lineageSchema = z.strictObject({
 	host: z.string(),
 	snapshot: z.string(),
 	treeDigest: z.string(),
+	holds: z.string().optional(),
 	passedOver: z.string().optional(),
 })
 
@@ -24,6 +25,8 @@ export type Lineage = {
 	snapshot: SnapshotName
 	/** Of the files on the host at that moment. */
 	treeDigest: string
+	/** The tree digest of what the snapshot holds: the sidecar of an encrypted one doesn't say it. */
+	holds?: string
 	/** A newer snapshot that was bad everywhere when this one was restored: it must not win later without being asked for. */
 	passedOver?: SnapshotName
 }
@@ -45,6 +48,7 @@ export async function readLineage(
 		return {
 			snapshot: name,
 			treeDigest: noted.treeDigest,
+			...(noted.holds === undefined ? {} : { holds: noted.holds }),
 			...(passedOver === undefined ? {} : { passedOver }),
 		}
 	} catch {
@@ -55,12 +59,18 @@ export async function readLineage(
 /** Older than anything that comfyume has taken. */
 const olderName = (id: string): SnapshotName => ({ id, takenAt: new Date(0), shortDigest: "" })
 
-/** Notes it. Called only after the files were verified. */
+/** Notes it, for root alone: the digest of a small secret file lets guesses be proven. Called only after the files were verified. */
 export async function writeLineage(
 	host: LocalHost,
 	artifact: string,
-	lineage: Owner & { snapshot: string; treeDigest: string; passedOver?: string },
+	lineage: Owner & { snapshot: string; treeDigest: string; holds: string; passedOver?: string },
 ): Promise<void> {
 	await host.files.makeDirectory(`${stateDirectory}/lineage`, 0o755)
-	await host.write(fileOf(artifact), `${JSON.stringify(lineage)}\n`, { mode: 0o644 })
+	await host.write(fileOf(artifact), `${JSON.stringify(lineage)}\n`, { mode: 0o600 })
 }
+
+/** The tree digest of a snapshot: by its sidecar, or by what this host has noted of it; undefined when neither knows. */
+export const treeDigestOf = (
+	{ id, sidecar }: { id: string; sidecar: ArchiveSidecar },
+	lineage: Lineage | undefined,
+): string | undefined => sidecar.treeDigest ?? (lineage?.snapshot.id === id ? lineage.holds : undefined)

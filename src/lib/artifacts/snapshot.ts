@@ -32,11 +32,23 @@ const archiveSidecarSchema = z.strictObject({
 	/** What unpacking gives. */
 	members: z.number().int().positive(),
 	unpackedBytes: z.number().int().nonnegative(),
-	/** Digest over every member's path, type, mode, owner, size and content, as they stand after a restore. */
-	treeDigest: digestSchema,
+	/**
+	 * Digest over every member's path, type, mode, owner, size and content, as they stand after a restore. Not there of
+	 * an encrypted archive: whoever guesses what is in a small file could prove his guess by it.
+	 */
+	treeDigest: digestSchema.optional(),
+	/** Set when the archive is encrypted with age. */
+	encryption: z
+		.strictObject({
+			/** Public keys: who can open it. */
+			recipients: z.array(z.string()).min(1),
+			/** The tree's digest, encrypted for the same recipients, in base64. */
+			treeDigest: z.base64(),
+		})
+		.optional(),
 	/** False for a backup of a directory that stood in for a server: owners mean nothing there. */
 	ownership: z.boolean(),
-	/** Files that changed while they were read, in spite of several attempts. */
+	/** Files that changed while they were read, in spite of several attempts; of an encrypted archive only how many. */
 	changedWhileRead: z.array(z.string()),
 	/** Set for an incremental one: the archive holds what was new, the index all of it. */
 	incremental: z
@@ -118,22 +130,17 @@ export function parseSnapshotId(id: string): SnapshotName | undefined {
 /** Where the snapshots of an artifact lie in every store. Ends with a slash. */
 export const snapshotPrefix = (environment: string, artifact: string) => `${environment}/${artifact}/`
 
-export const archiveKey = (environment: string, artifact: string, id: string) =>
-	`${snapshotPrefix(environment, artifact)}${id}.tar.zst`
+export const archiveKey = ({ environment, artifact, encryption }: ArchiveSidecar, id: string) =>
+	`${snapshotPrefix(environment, artifact)}${id}${encryption === undefined ? ".tar.zst" : ".tar.zst.age"}`
 
-/** An incremental snapshot is its index; the archive beside it may be needed by others for longer than it is. */
-const sidecarEndings = {
-	archive: ".tar.zst.json",
-	incremental: ".index.json",
-	commit: ".commit.json",
-} as const
-
-export const sidecarKey = (
-	environment: string,
-	artifact: string,
-	id: string,
-	form: keyof typeof sidecarEndings,
-) => `${snapshotPrefix(environment, artifact)}${id}${sidecarEndings[form]}`
+export function sidecarKey(sidecar: Sidecar, id: string): string {
+	const { environment, artifact } = sidecar
+	if (sidecar.kind === "commit") return `${snapshotPrefix(environment, artifact)}${id}.commit.json`
+	// An incremental snapshot is its index; the archive beside it may be needed by others for longer than it is.
+	return sidecar.incremental === undefined
+		? `${archiveKey(sidecar, id)}.json`
+		: `${snapshotPrefix(environment, artifact)}${id}.index.json`
+}
 
 /** Names every file of an incremental snapshot, and the archive that holds it. */
 export const indexKey = (environment: string, artifact: string, id: string) =>
@@ -163,9 +170,17 @@ function parseJson(text: string): Sidecar {
 		throw new OperatorError("its sidecar is not JSON", { cause: error })
 	}
 	const result = sidecarSchema.safeParse(parsed)
-	if (result.success) return result.data
+	if (result.success) return requireTreeDigest(result.data)
 	const [issue] = result.error.issues
 	throw new OperatorError(`its sidecar is damaged: ${issue?.path.join(".") ?? ""} ${issue?.message ?? ""}`)
+}
+
+function requireTreeDigest(sidecar: Sidecar): Sidecar {
+	if (sidecar.kind === "archive" && (sidecar.treeDigest === undefined) !== (sidecar.encryption !== undefined))
+		throw new OperatorError(
+			"its sidecar is damaged: a tree's digest in the clear or an encrypted one, and not both",
+		)
+	return sidecar
 }
 
 /** Reads the date of an older backup's name by its pattern (`ufw-{date}.tar.gz`); undefined when it doesn't fit. */

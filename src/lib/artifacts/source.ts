@@ -35,6 +35,8 @@ export type Copy = {
 	sidecar?: ObjectHead
 	/** Of an incremental snapshot. */
 	index?: ObjectHead
+	/** By its name: what its sidecar must say too. */
+	encrypted?: boolean
 	/** Set for the backups of the scripts that came before: no sidecar, and a date without a time. */
 	olderKey?: string
 }
@@ -81,19 +83,32 @@ export async function listCopies(source: Source, environment: string, artifact: 
 	return copiesAmong(source, heads, prefix)
 }
 
+/** What of a snapshot a file is, by how its name ends. */
+const pieces: ReadonlyMap<string, "archive" | "index" | "sidecar"> = new Map([
+	[".tar.zst", "archive"],
+	[".tar.zst.json", "sidecar"],
+	[".tar.zst.age", "archive"],
+	[".tar.zst.age.json", "sidecar"],
+	[".index.zst", "index"],
+	[".index.json", "sidecar"],
+	[".commit.json", "sidecar"],
+])
+
 /** The same out of a listing that is there already. @param prefix that of the artifact's snapshots */
 export function copiesAmong(source: Source, heads: readonly ObjectHead[], prefix: string): Copy[] {
 	const byId = new Map<string, Copy>()
 	for (const head of heads) {
 		if (!head.key.startsWith(prefix)) continue
 		const file = head.key.slice(prefix.length)
-		const [, id = "", kind] =
-			/^([^./]+)(\.tar\.zst|\.index\.zst|\.tar\.zst\.json|\.index\.json|\.commit\.json)$/.exec(file) ?? []
+		const [, id = "", ending = ""] = /^([^./]+)(\..+)$/.exec(file) ?? []
 		const name = parseSnapshotId(id)
-		if (name === undefined) continue
-		const copy = byId.get(id) ?? { source, name }
-		const part = kind === ".tar.zst" ? "archive" : kind === ".index.zst" ? "index" : "sidecar"
-		byId.set(id, { ...copy, [part]: head })
+		const part = pieces.get(ending)
+		if (name === undefined || part === undefined) continue
+		// Two forms of one id would be two copies, each to be judged by its own sidecar.
+		const encrypted = ending.includes(".age")
+		const known = `${id} ${encrypted}`
+		const copy = byId.get(known) ?? { source, name, ...(encrypted ? { encrypted } : {}) }
+		byId.set(known, { ...copy, [part]: head })
 	}
 	return [...byId.values()]
 }
@@ -153,7 +168,10 @@ export async function readSidecar(copy: Copy): Promise<Sidecar> {
 	const chunks: Buffer[] = []
 	for await (const chunk of await copy.source.store.get(head.key, { ifMatch: head.etag }))
 		chunks.push(chunk as Buffer)
-	return parseSidecar(Buffer.concat(chunks).toString("utf8"), copy.name)
+	const sidecar = parseSidecar(Buffer.concat(chunks).toString("utf8"), copy.name)
+	if (sidecar.kind === "archive" && (sidecar.encryption !== undefined) !== (copy.encrypted === true))
+		throw new OperatorError("by its name it is encrypted and by its sidecar not, or the other way round")
+	return sidecar
 }
 
 /**

@@ -9,6 +9,7 @@ import { locate } from "../models/kind.ts"
 import { createArchive, inspectArchive } from "./archive.ts"
 import type { ArchiveArtifact } from "./catalogue.ts"
 import { digestDatabase, stageDatabase } from "./database.ts"
+import { encryptFile, encryptText } from "./encryption.ts"
 import { floorProblems, withDemandedModes } from "./floor.ts"
 import { type Base, choosePacking, type Packing } from "./incremental.ts"
 import { type ArchiveSidecar, snapshotName, takingTime } from "./snapshot.ts"
@@ -36,6 +37,8 @@ export type Taking = {
 	origin: { comfyume: string; environment: string; host: string }
 	/** The newest snapshot before this one, if there is one. */
 	predecessor: ArchiveSidecar | undefined
+	/** Whom to encrypt it for; nobody: it stays in the clear. */
+	recipients: readonly string[]
 	workDirectory: string
 	/** What an incremental snapshot builds upon; it stands alone without. */
 	base?: Base
@@ -47,7 +50,11 @@ export type Taking = {
 export type Taken = {
 	id: string
 	sidecar: ArchiveSidecar
-	/** Path on the host. Undefined when it has not been fetched: some destination has it. */
+	/** Of what it holds. */
+	treeDigest: string
+	/** Files that were different in the archive, in spite of several attempts. */
+	changedWhileRead: readonly string[]
+	/** Path on the host, as it is stored. Undefined when it has not been fetched: some destination has it. */
 	archiveFile?: string
 	/** Of an incremental snapshot. */
 	indexFile?: string
@@ -134,10 +141,13 @@ export async function takeSnapshot(work: Taking): Promise<Taken> {
 			? choosePacking(tree, work.base)
 			: { pack: tree, kept: new Map(), archives: [] }
 		const { pack } = packing
-		const needBytes = Math.ceil(pack.sizeBytes * spaceFactor)
+		// Both forms at once, where it is encrypted.
+		const needBytes = Math.ceil(pack.sizeBytes * spaceFactor) * (work.recipients.length > 0 ? 2 : 1)
 		await requireSpace(host, workDirectory, needBytes)
-		await host.files.remove(archiveFile)
+		// There before tar opens it: it stays a file that nobody else can read.
+		await host.write(archiveFile, "", { mode: 0o600 })
 		await createArchive(host, pack, archiveFile, { directory: copies, paths: staged })
+		const facts = await digestFile(host.path(archiveFile), signal)
 		const packed = withDemandedModes(
 			artifact,
 			await inspectArchive(
@@ -159,22 +169,37 @@ export async function takeSnapshot(work: Taking): Promise<Taken> {
 		const problems = floorProblems(artifact, whole)
 		if (problems.length > 0)
 			throw new OperatorError(`the archive of ${artifact.name} holds too little: ${problems.join("; ")}`)
-		return describeArchive(work, whole, { archiveFile, changedWhileRead: changed, packing })
+		return describeArchive(work, whole, { ...(await seal(work, archiveFile, facts)), changed, packing })
 	}
 	throw new Error("unreachable: the last attempt returns or throws")
 }
 
+type Stored = { archiveFile: string; facts: { digest: string; sizeBytes: number } }
+
+/** Encrypts an archive that has been judged, and removes the one in the clear; without recipients it stays as it is. */
+async function seal(
+	{ host, recipients, signal }: Taking,
+	archiveFile: string,
+	facts: Stored["facts"],
+): Promise<Stored> {
+	if (recipients.length === 0) return { archiveFile, facts }
+	const encryptedFile = `${archiveFile}.age`
+	await host.files.remove(encryptedFile)
+	const files = { from: host.path(archiveFile), to: host.path(encryptedFile) }
+	const encrypted = await encryptFile({ ...files, digest: facts.digest, recipients, signal })
+	await host.files.remove(archiveFile)
+	return { archiveFile: encryptedFile, facts: encrypted }
+}
+
 async function describeArchive(
-	{ host, artifact, origin, predecessor, now }: Taking,
+	{ host, artifact, origin, predecessor, recipients, now }: Taking,
 	tree: Tree,
-	{
-		archiveFile,
-		changedWhileRead,
-		packing,
-	}: { archiveFile: string; changedWhileRead: string[]; packing: Packing },
+	{ archiveFile, facts, changed, packing }: Stored & { changed: string[]; packing: Packing },
 ): Promise<Taken> {
 	const ownership = !host.standIn
-	const { digest, sizeBytes } = await digestFile(host.path(archiveFile))
+	const encrypted = recipients.length > 0
+	const digestOfTree = treeDigest(tree, { ownership })
+	const { digest, sizeBytes } = facts
 	const takenAt = takingTime(now(), predecessor === undefined ? undefined : new Date(predecessor.takenAt))
 	const { id } = snapshotName(takenAt, digest)
 	const index = artifact.incremental
@@ -184,6 +209,8 @@ async function describeArchive(
 	return {
 		id,
 		archiveFile,
+		treeDigest: digestOfTree,
+		changedWhileRead: changed,
 		...(index === undefined ? {} : { indexFile: index.file }),
 		sidecar: {
 			version: 1,
@@ -195,9 +222,17 @@ async function describeArchive(
 			sizeBytes,
 			members: tree.entries.length,
 			unpackedBytes: tree.sizeBytes,
-			treeDigest: treeDigest(tree, { ownership }),
+			...(encrypted
+				? {
+						encryption: {
+							recipients: [...recipients],
+							treeDigest: await encryptText(digestOfTree, recipients),
+						},
+					}
+				: { treeDigest: digestOfTree }),
 			ownership,
-			changedWhileRead,
+			// The names of files are in the archive, and nobody else's business.
+			changedWhileRead: encrypted && changed.length > 0 ? [`${changed.length} files`] : changed,
 			...(index === undefined
 				? {}
 				: {

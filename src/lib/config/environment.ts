@@ -1,5 +1,6 @@
 // What stands in comfyume.yaml: its schema, and the types everything else works with.
 import { z } from "zod"
+import { recipientProblem } from "../formats/age.ts"
 import type { MountCommand } from "../formats/mount-command.ts"
 import type { Jurisdiction } from "../formats/r2-endpoint.ts"
 
@@ -56,6 +57,16 @@ const commit = text(
 	"is not a full commit id",
 	"write all 40 digits, as `git rev-parse HEAD` prints them",
 )
+const ageRecipient = z.string().superRefine((written, context) => {
+	const problem = recipientProblem(written)
+	if (problem !== undefined)
+		context.addIssue({
+			code: "custom",
+			message: `${problem.message}${fixMark}${problem.fix}`,
+			// Only a text is shown with the problem, and a private key that was pasted by mistake must not be.
+			...(/^age1/.test(written) ? {} : { input: [] }),
+		})
+})
 const bucketName = text(
 	/^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/,
 	"is not a bucket's name",
@@ -293,6 +304,10 @@ const environmentSchema = z.strictObject({
 				.array(text(/^[a-z][a-z0-9-]{1,40}$/, "is not an artifact's name", "as in nginx"))
 				.default([])
 				.describe("Artifacts of the catalogue that this environment doesn't have, or has no more."),
+			recipients: z
+				.array(ageRecipient)
+				.default([])
+				.describe("age public keys: whom backups of keys and passwords are encrypted for."),
 		})
 		.prefault({}),
 	restore: z
@@ -372,7 +387,8 @@ export type Environment = {
 	directories: { local: string }
 	allowStandIns: boolean
 	allowPlainHttp: boolean
-	backups: { without: readonly string[] }
+	/** `recipients`: whom identity and secrets are encrypted for; nobody: they lie in the clear. */
+	backups: { without: readonly string[]; recipients: readonly string[] }
 	restore: { refuseOlderThanHours: number }
 }
 

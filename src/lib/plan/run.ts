@@ -51,6 +51,8 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 		steps: plan.steps.map(({ id, title, lane }) => ({ id, title, ...(lane === undefined ? {} : { lane }) })),
 	})
 
+	for (const note of plan.notes ?? []) emit({ event: "note", ...note })
+
 	const results = new Map<string, StepResult>()
 	let warned = false
 	await inLanes(plan.steps, async (step) => {

@@ -68,6 +68,8 @@ export type Plan = {
 	/** Where that host really is, in the operator's words; a stand-in says here that it is one. */
 	place: string
 	steps: readonly Step[]
+	/** What should be known before the first step. A `warning` is also said to who wants quiet; the exit code stays. */
+	notes?: readonly { level: "info" | "warning"; text: string }[]
 	/** Facts gathered on the way, asked for after the last step: the rows of the closing table. */
 	summary?: () => readonly SummaryRow[]
 	/** The next command to type, by how it ended. */

@@ -2,9 +2,9 @@
 
 import { readIndex } from "../artifacts/assemble.ts"
 import type { ArchiveArtifact } from "../artifacts/catalogue.ts"
-import { acquire, findCandidates, newestSidecar, type Wanted } from "../artifacts/chain.ts"
+import { acquireStored, findCandidates, newestSidecar, type Wanted } from "../artifacts/chain.ts"
 import type { Base } from "../artifacts/incremental.ts"
-import { writeLineage } from "../artifacts/lineage.ts"
+import { type Lineage, readLineage, treeDigestOf, writeLineage } from "../artifacts/lineage.ts"
 import type { ArchiveSidecar } from "../artifacts/snapshot.ts"
 import { treeOfIndex } from "../artifacts/snapshot-index.ts"
 import { type Copy, lackingPiece, type Source } from "../artifacts/source.ts"
@@ -18,11 +18,13 @@ import { once } from "./open.ts"
 import { storeSnapshot, throwTogether, troubleOf } from "./store-snapshot.ts"
 
 type Standing = { id: string; sidecar: ArchiveSidecar; copy: Copy }
+/** `lacks`: why the newest snapshot isn't the one that must stand there; undefined when it is. */
+type Stood = { destination: Source; newest: Standing | undefined; lacks: string | undefined }
 type Surveyed = {
 	/** Of what lies on the host; undefined when an optional artifact isn't there. */
 	digest: string | undefined
 	tree: Tree
-	standing: readonly { destination: Source; newest: Standing | undefined }[]
+	standing: readonly Stood[]
 }
 
 export type BackupArchiveOptions = {
@@ -41,6 +43,8 @@ export function backupArchive(
 ): Step {
 	const { environment, hostConfiguration, host, spoken, now, signal, summary } = context
 	const ownership = !host.standIn
+	const recipients = artifact.secret ? environment.backups.recipients : []
+	const owner = { environment: environment.name, host: hostConfiguration.name }
 	const wanted: Wanted = {
 		environment: environment.name,
 		host: hostConfiguration.name,
@@ -70,17 +74,27 @@ export function backupArchive(
 		const cache = full ? undefined : await digests()
 		const tree = await readArtifact({ host, artifact, now, signal, ...(cache && { digests: cache }) })
 		await cache?.save(new Set(tree.entries.map(({ path }) => `/${path}`)))
-		const standing = await Promise.all(
+		const found = await Promise.all(
 			destinations.map(async (destination) => ({ destination, newest: await newestIn(destination) })),
 		)
 		const digest = tree.entries.length === 0 ? undefined : treeDigest(tree, { ownership })
-		return { tree, digest, standing }
+		return { tree, digest, standing: await compare(found, digest) }
 	}
 
-	const lackingOf = (standing: Surveyed["standing"], digest: string) =>
-		standing.filter(
-			({ destination, newest }) => due.includes(destination) && newest?.sidecar.treeDigest !== digest,
-		)
+	/** Holds what stands in each destination against a state of the host. */
+	const compare = async (
+		found: readonly Omit<Stood, "lacks">[],
+		digest: string | undefined,
+	): Promise<Stood[]> => {
+		const lineage = await readLineage(host, artifact.name, owner)
+		return found.map(({ destination, newest }) => {
+			const lacks = whatLacks(destination, newest, { recipients, digest, lineage })
+			return { destination, newest, lacks }
+		})
+	}
+
+	const isCurrent = ({ lacks }: Stood) => lacks === undefined
+	const isLacking = ({ destination, lacks }: Stood) => due.includes(destination) && lacks !== undefined
 
 	let surveyed: Surveyed | undefined
 	// What this run has stored. A server in use may have changed again by the second check, and is backed up all the same.
@@ -91,14 +105,15 @@ export function backupArchive(
 		title: artifact.name,
 		check: async (report) => {
 			surveyed = await survey()
-			const { tree, standing } = surveyed
-			if (surveyed.digest === undefined) return absent(standing)
-			const digest = taken?.sidecar.treeDigest ?? surveyed.digest
+			const { tree } = surveyed
+			if (surveyed.digest === undefined) return absent(surveyed.standing)
+			const digest = taken?.treeDigest ?? surveyed.digest
+			const standing = await compare(surveyed.standing, digest)
 			if (digest !== surveyed.digest) report.note("it has changed again since; the next backup takes that")
 			for (const { path, because, missed } of tree.leftOut)
 				report[missed ? "warn" : "note"](`${path} is left out: ${because}`)
-			const current = standing.filter(({ newest }) => newest?.sidecar.treeDigest === digest)
-			const lacking = lackingOf(standing, digest)
+			const current = standing.filter(isCurrent)
+			const lacking = standing.filter(isLacking)
 			const [first] = current
 			noteSummary(current, lacking)
 			if (full && taken === undefined) return needed("it was asked to be packed anew")
@@ -107,13 +122,9 @@ export function backupArchive(
 			const unusable = lacking.some(({ destination }) => destination.trouble !== undefined)
 			return (unusable ? unknown : needed)(
 				lacking
-					.map(({ destination, newest }) => {
-						if (destination.trouble !== undefined)
-							return `${destination.name}: ${destination.trouble.message}`
-						return newest === undefined
-							? `${destination.name} has no snapshot`
-							: `changed since ${newest.id} on ${destination.name}`
-					})
+					.map(({ destination, lacks }) =>
+						destination.trouble === undefined ? lacks : `${destination.name}: ${destination.trouble.message}`,
+					)
 					.join("; "),
 				lacking.map(({ destination }) => destination.trouble?.hint).find((hint) => hint !== undefined),
 			)
@@ -123,17 +134,18 @@ export function backupArchive(
 			if (digest === undefined) throw lost(standing)
 			const lacking = full
 				? standing.filter(({ destination }) => due.includes(destination))
-				: lackingOf(standing, digest)
+				: standing.filter(isLacking)
 			const usable = lacking.filter(({ destination }) => destination.trouble === undefined)
 			if (usable.length === 0) throw troubleOf(lacking.map(({ destination }) => destination))
 			try {
 				taken = (full ? undefined : await reuse(standing, digest, report)) ?? (await take(standing, report))
 				// Before it is stored: a run that ends in between must not leave files that don't know what they descend from.
+				const { treeDigest } = taken
 				await writeLineage(host, artifact.name, {
-					environment: environment.name,
-					host: hostConfiguration.name,
+					...owner,
 					snapshot: taken.id,
-					treeDigest: taken.sidecar.treeDigest,
+					treeDigest,
+					holds: treeDigest,
 				})
 				await storeInAll(lacking, taken, report)
 			} finally {
@@ -191,11 +203,9 @@ export function backupArchive(
 	}
 
 	/** The table must show what is stored although something failed. */
-	async function noteStanding({ sidecar }: Taken): Promise<void> {
-		const { standing } = await survey()
-		const isCurrent = ({ newest }: { newest: Standing | undefined }) =>
-			newest?.sidecar.treeDigest === sidecar.treeDigest
-		noteSummary(standing.filter(isCurrent), lackingOf(standing, sidecar.treeDigest))
+	async function noteStanding({ treeDigest }: Taken): Promise<void> {
+		const standing = await compare((await survey()).standing, treeDigest)
+		noteSummary(standing.filter(isCurrent), standing.filter(isLacking))
 	}
 
 	/** What one destination has already is copied to those that lack it: same name, same bytes everywhere. */
@@ -204,16 +214,17 @@ export function backupArchive(
 		digest: string,
 		report: Report,
 	): Promise<Taken | undefined> {
-		const having = standing.filter(({ newest }) => newest?.sidecar.treeDigest === digest)
+		const having = standing.filter(isCurrent)
 		const sources = having.map(({ destination }) => destination)
 		const newest = having[0]?.newest
 		if (newest === undefined) return undefined
 		const { id, sidecar } = newest
 		// Its pieces are fetched one by one as they are missed, each held against its digest.
-		if (sidecar.incremental !== undefined) return { id, sidecar }
+		const facts = { id, treeDigest: digest, changedWhileRead: [] }
+		if (sidecar.incremental !== undefined) return { ...facts, sidecar }
 		const candidates = (await findCandidates(sources, artifact, wanted)).filter(({ name }) => name.id === id)
 		try {
-			const verified = await acquire({
+			const fetched = await acquireStored({
 				host,
 				sources,
 				artifact,
@@ -224,8 +235,8 @@ export function backupArchive(
 				signal,
 				report,
 			})
-			if (verified.sidecar === undefined) return undefined
-			return { id, sidecar: verified.sidecar, archiveFile: verified.parts[0].archiveFile }
+			if (fetched.sidecar === undefined) return undefined
+			return { ...facts, sidecar: fetched.sidecar, archiveFile: fetched.storedFile }
 		} catch (error) {
 			if (signal.aborted) throw error
 			report.warn(`${id} can't be copied and is taken anew: ${messageOf(error)}`)
@@ -241,20 +252,21 @@ export function backupArchive(
 		const taken = await takeSnapshot({
 			host,
 			artifact,
-			origin: { comfyume: context.comfyume, environment: environment.name, host: hostConfiguration.name },
+			origin: { comfyume: context.comfyume, ...owner },
 			predecessor: predecessor?.sidecar,
+			recipients,
 			workDirectory,
 			...(base === undefined ? {} : { base }),
 			now,
 			signal,
 		})
-		const { shrunkFromBytes, unpackedBytes, changedWhileRead } = taken.sidecar
+		const { shrunkFromBytes, unpackedBytes } = taken.sidecar
 		if (shrunkFromBytes !== undefined)
 			report.warn(
 				`it shrank from ${shrunkFromBytes} to ${unpackedBytes} bytes since ${predecessor?.id}: ` +
 					"both snapshots are kept; look whether something is missing on the server",
 			)
-		for (const said of changedWhileRead) report.note(`while it was read: ${said}`)
+		for (const said of taken.changedWhileRead) report.note(`while it was read: ${said}`)
 		return taken
 	}
 
@@ -296,10 +308,31 @@ export function backupArchive(
 	}
 }
 
+/** Undefined when the newest snapshot holds what lies on the host, for those who are to open it. */
+function whatLacks(
+	{ name }: Source,
+	newest: Standing | undefined,
+	wanted: { recipients: readonly string[]; digest: string | undefined; lineage: Lineage | undefined },
+): string | undefined {
+	if (newest === undefined) return `${name} has no snapshot`
+	const { id, sidecar } = newest
+	const { recipients } = wanted
+	if (recipients.length > 0 && sidecar.encryption === undefined) return `${id} lies in the clear on ${name}`
+	if (recipients.length > 0 && !isSameSet(recipients, sidecar.encryption?.recipients ?? []))
+		return `${id} on ${name} is encrypted for others than are configured now`
+	const holds = treeDigestOf(newest, wanted.lineage)
+	if (holds === undefined) return `${id} on ${name} is encrypted, and this host has no note of what is in it`
+	return holds === wanted.digest ? undefined : `changed since ${id} on ${name}`
+}
+
+const isSameSet = (some: readonly string[], others: readonly string[]) =>
+	some.every((one) => others.includes(one)) && others.every((one) => some.includes(one))
+
 const describeContent = (sidecar: ArchiveSidecar | undefined) =>
 	sidecar === undefined
 		? "nothing"
-		: `${sidecar.members} ${sidecar.members === 1 ? "member" : "members"}, ${formatBytes(sidecar.unpackedBytes)}`
+		: `${sidecar.members} ${sidecar.members === 1 ? "member" : "members"}, ${formatBytes(sidecar.unpackedBytes)}` +
+			(sidecar.encryption === undefined ? "" : ", encrypted")
 
 const describePlaces = (standing: readonly { destination: Source }[]) =>
 	`it stands on ${standing.map(({ destination }) => destination.name).join(" and ")}`

@@ -139,7 +139,7 @@ export function backupCheckout(
 			const failures: unknown[] = []
 			for (const { destination } of usable) {
 				try {
-					const key = sidecarKey(environment.name, artifact.name, snapshotName(takenAt, commit).id, "commit")
+					const key = sidecarKey(sidecar, snapshotName(takenAt, commit).id)
 					await destination.store.put(key, host.path(file), { ...facts, ifAbsent: true, signal })
 				} catch (error) {
 					if (signal.aborted) throw error

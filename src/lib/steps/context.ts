@@ -34,6 +34,8 @@ export type StepContext = {
 	publisher: { origin: string; token: Secret | undefined }
 	/** For git over HTTPS. */
 	gitToken: Secret | undefined
+	/** AGE_IDENTITY: opens encrypted snapshots. For a restore and a drill alone. */
+	ageIdentity: Secret | undefined
 	/** How the operator named the environment, for commands to type next: `--env production`, with what else it took. */
 	spoken: string
 	comfyume: string

@@ -228,6 +228,7 @@ export async function openHere(
 				: { shareRemover: openShareRemover(host, environment.share, options.dryRun) }),
 			publisher: { origin: huggingFace, token: secrets.find("HF_TOKEN") },
 			gitToken: secrets.find("GH_TOKEN"),
+			ageIdentity: secrets.find("AGE_IDENTITY"),
 			spoken,
 			comfyume: version,
 			now,

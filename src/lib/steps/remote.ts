@@ -17,12 +17,14 @@ export type RemoteOptions = {
 	argv: readonly string[]
 	/** The key of a machine that is about to get its old identity back; accepted for this run only. */
 	hostFingerprint?: string
+	/** It opens encrypted snapshots. */
+	needsIdentity: boolean
 	twin: Twin
 	files: Readonly<Record<string, string>>
 	reporter: Reporter
 }
 
-/** What a backup or a restore needs on the host; the others stay here. */
+/** What a backup or a restore needs on the host; the others stay here. The key of encrypted backups goes along to open them. */
 const sentSecrets = ["R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "GH_TOKEN", "HF_TOKEN"] as const
 
 const connectTimeoutMs = 20_000
@@ -35,7 +37,7 @@ const keepaliveMs = 15_000
 export async function runElsewhere(
 	surroundings: Surroundings,
 	{ configuration, environment, hostConfiguration, secrets, spoken }: Target,
-	{ argv, hostFingerprint, twin, files, reporter }: RemoteOptions,
+	{ argv, hostFingerprint, needsIdentity, twin, files, reporter }: RemoteOptions,
 ): Promise<ExitCode> {
 	if (hostConfiguration.connection !== "ssh") throw new Error("a directory is never elsewhere")
 	const { variables, signal, terminal, packageRoot, now } = surroundings
@@ -73,7 +75,7 @@ export async function runElsewhere(
 		host: name,
 		place: `${host.place} over SSH`,
 		spoken,
-		secrets: secrets.toPayload(sentSecrets).reveal(),
+		secrets: secrets.toPayload(needsIdentity ? [...sentSecrets, "AGE_IDENTITY"] : sentSecrets).reveal(),
 		twin,
 		files: { ...files },
 	}

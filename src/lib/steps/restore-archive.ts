@@ -1,9 +1,16 @@
 // One archive artifact comes back: found, proven, unpacked, swapped in, and looked at once more.
 
 import type { ArchiveArtifact } from "../artifacts/catalogue.ts"
-import { acquire, type Candidate, findCandidates, newestSidecar, type Wanted } from "../artifacts/chain.ts"
+import {
+	acquire,
+	type Candidate,
+	findCandidates,
+	newestSidecar,
+	requireKey,
+	type Wanted,
+} from "../artifacts/chain.ts"
 import { floorProblems } from "../artifacts/floor.ts"
-import { type Lineage, readLineage, writeLineage } from "../artifacts/lineage.ts"
+import { type Lineage, readLineage, treeDigestOf, writeLineage } from "../artifacts/lineage.ts"
 import { type Replaced, replaceWith, withoutExcluded } from "../artifacts/replace.ts"
 import type { ArchiveSidecar, SnapshotName } from "../artifacts/snapshot.ts"
 import { type Copy, sourcesOf } from "../artifacts/source.ts"
@@ -46,8 +53,14 @@ export function restoreArchive(
 		...(options.at === undefined ? {} : { at: options.at }),
 	}
 	// What this run has put in place: the second check is held against it, and not against what the sources say.
-	let restored: { name: SnapshotName; tree: Tree; passedOver: SnapshotName | undefined } | undefined
+	let restored:
+		| { name: SnapshotName; tree: Tree; holds: string; passedOver: SnapshotName | undefined }
+		| undefined
 	const owner = { environment: environment.name, host: hostConfiguration.name }
+	const key = {
+		identity: context.ageIdentity,
+		again: `comfyume restore ${spoken} --only ${artifact.name}`,
+	}
 
 	return {
 		id: artifact.name,
@@ -57,7 +70,7 @@ export function restoreArchive(
 			const live = await readTree(host, artifact, "/", signal)
 			const liveDigest = treeDigest(live, { ownership })
 			if (restored !== undefined) {
-				const { name, tree, passedOver } = restored
+				const { name, tree, holds, passedOver } = restored
 				const wrong = differences(tree, artifact.replace === "tree" ? live : only(live, tree), {
 					ownership,
 					limit: 5,
@@ -71,6 +84,7 @@ export function restoreArchive(
 					...owner,
 					snapshot: name.id,
 					treeDigest: liveDigest,
+					holds,
 					...(passedOver === undefined ? {} : { passedOver: passedOver.id }),
 				})
 				return satisfied(`it is byte for byte ${name.id}`)
@@ -94,14 +108,13 @@ export function restoreArchive(
 				noteSummary("nowhere", undefined, "never backed up")
 				return satisfied("there is no snapshot of it, and a server can do without")
 			}
+			const standing =
+				newest?.sidecar.kind === "archive" ? { ...newest.candidate.name, sidecar: newest.sidecar } : undefined
 			const finding = decide({
 				live,
 				liveDigest,
 				problems: [...floorProblems(artifact, live), ...((await options.problems?.()) ?? [])],
-				newest:
-					newest?.sidecar.kind === "archive"
-						? { name: newest.candidate.name, treeDigest: newest.sidecar.treeDigest }
-						: undefined,
+				newest: standing && { name: standing, treeDigest: treeDigestOf(standing, lineage) },
 				lineage,
 				exact: options.at !== undefined,
 				candidates: candidates.length,
@@ -113,23 +126,17 @@ export function restoreArchive(
 					// The snapshot has a column of its own.
 					finding.because.replace(`it is byte for byte ${newest?.candidate.name.id}`, "byte for byte"),
 				)
+			else if (newest !== undefined) await requireKey(newest.candidate, key)
 			return finding
 		},
 		apply: async (report) => {
 			try {
 				const candidates = await findCandidates(sources, artifact, wanted)
 				await makeRoom(candidates)
-				const verified = await acquire({
-					host,
-					sources,
-					artifact,
-					wanted,
-					candidates,
-					workDirectory,
-					now,
-					signal,
-					report,
-				})
+				const verified = await acquire(
+					{ host, sources, artifact, wanted, candidates, workDirectory, now, signal, report },
+					key.identity,
+				)
 				const { name, source } = verified.copy
 				noteLonely(verified.copy, candidates, report)
 				await options.before?.()
@@ -137,7 +144,12 @@ export function restoreArchive(
 				await validate(replaced, report)
 				if (replaced.keptIn !== undefined) report.note(`what stood there is kept in ${replaced.keptIn}`)
 				await reload(report)
-				restored = { name, tree: withoutExcluded(artifact, verified.tree), passedOver: verified.passedOver }
+				restored = {
+					name,
+					tree: withoutExcluded(artifact, verified.tree),
+					holds: verified.treeDigest,
+					passedOver: verified.passedOver,
+				}
 				noteSummary(
 					source.name,
 					{ name, sidecar: verified.sidecar, digest: verified.digest },
@@ -169,8 +181,9 @@ export function restoreArchive(
 		const newest = await newestSidecar(candidates, artifact, wanted)
 		if (newest?.sidecar.kind !== "archive") return
 		await host.files.makeDirectory(workDirectory, 0o700)
-		const { sizeBytes, unpackedBytes } = newest.sidecar
-		await requireSpace(host, workDirectory, Math.ceil((sizeBytes + unpackedBytes) * spaceFactor))
+		const { sizeBytes, unpackedBytes, encryption } = newest.sidecar
+		const archives = encryption === undefined ? sizeBytes : 2 * sizeBytes
+		await requireSpace(host, workDirectory, Math.ceil((archives + unpackedBytes) * spaceFactor))
 	}
 
 	async function validate(replaced: Replaced, report: Report): Promise<void> {
@@ -237,7 +250,8 @@ export function decide(facts: {
 	liveDigest: string
 	/** What is wrong with the live files; empty when they reach their floor. */
 	problems: readonly string[]
-	newest: { name: SnapshotName; treeDigest: string } | undefined
+	/** The tree digest is undefined of an encrypted one of which this host has noted nothing. */
+	newest: { name: SnapshotName; treeDigest: string | undefined } | undefined
 	lineage: Lineage | undefined
 	/** True when a date was asked for. */
 	exact: boolean
@@ -269,6 +283,8 @@ export function decide(facts: {
 			return satisfied(`it is as it was restored from ${id}`)
 		if (!exact) return inUse(id)
 	}
+	if (newest.treeDigest === undefined)
+		return needed(`nothing on this host says that it is ${newest.name.id}, which is encrypted`)
 	return needed(`it differs from ${newest.name.id}`)
 }
 

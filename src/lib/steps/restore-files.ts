@@ -102,10 +102,10 @@ export function restoreFiles(
 		apply: async (report) => {
 			try {
 				const candidates = await findCandidates(sources, artifact, wanted)
-				const verified = await acquire({
-					...{ host, sources, artifact, wanted, candidates, workDirectory, now, signal, report },
-					isWanted,
-				})
+				const verified = await acquire(
+					{ host, sources, artifact, wanted, candidates, workDirectory, now, signal, report, isWanted },
+					context.ageIdentity,
+				)
 				const { name, source } = verified.copy
 				const tree = selected(verified.tree)
 				requireSome(tree, name.id)

@@ -253,7 +253,7 @@ async function verifyBytes({ signal }: StepContext, { copy, name, sidecar }: Fin
 			? []
 			: [{ key: indexKey(environment, artifact, name.id), digest: incremental.index.digest }]),
 		...(incremental?.archives ?? []).map(({ id, digest }) => ({
-			key: archiveKey(environment, artifact, id),
+			key: archiveKey(sidecar, id),
 			digest,
 		})),
 	]

@@ -50,6 +50,8 @@ export type PlanCommand = {
 	argv: readonly string[]
 	/** Ask whether another machine is online with the host's Tailscale identity. */
 	needsTwin?: boolean
+	/** It opens encrypted snapshots: AGE_IDENTITY goes along to a host elsewhere. */
+	needsIdentity?: boolean
 	/** Nothing is ever applied: no lock is taken, and the host and the stores are opened so that a write throws. */
 	checksOnly?: boolean
 	/** The places of snapshots are not opened: the work is about models alone, or about the stack. */
@@ -153,6 +155,7 @@ async function runTarget(
 		const { runElsewhere } = await import("./remote.ts")
 		return runElsewhere(surroundings, target, {
 			argv: [spec.command, ...spec.argv, ...(opening.dryRun ? ["--dry-run"] : [])],
+			needsIdentity: spec.needsIdentity === true,
 			twin,
 			files,
 			reporter,

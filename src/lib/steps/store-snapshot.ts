@@ -29,9 +29,9 @@ export async function storeSnapshot(
 	report: Report,
 ): Promise<void> {
 	const { context, artifact } = storing
-	const { host, environment } = context
+	const { host } = context
 	const { incremental, digest, sizeBytes } = sidecar
-	const key = (archive: string) => archiveKey(environment.name, artifact.name, archive)
+	const key = (archive: string) => archiveKey(sidecar, archive)
 	const pieces: Piece[] = [
 		...(incremental?.archives ?? []).map((each) => ({
 			key: key(each.id),
@@ -43,7 +43,7 @@ export async function storeSnapshot(
 			? []
 			: [
 					{
-						key: indexKey(environment.name, artifact.name, id),
+						key: indexKey(sidecar.environment, sidecar.artifact, id),
 						...incremental.index,
 						...(indexFile === undefined ? {} : { file: indexFile }),
 					},
@@ -53,9 +53,7 @@ export async function storeSnapshot(
 	const file = `${workDirectory}/${artifact.name}.sidecar.json`
 	await host.write(file, renderSidecar(sidecar), { mode: 0o600 })
 	const facts = await digestFile(host.path(file))
-	const form = incremental === undefined ? "archive" : "incremental"
-	const sidecarAt = sidecarKey(environment.name, artifact.name, id, form)
-	await putWhole(storing, destination, { key: sidecarAt, file, ...facts })
+	await putWhole(storing, destination, { key: sidecarKey(sidecar, id), file, ...facts })
 }
 
 async function putPiece(storing: Storing, destination: Source, piece: Piece, report: Report): Promise<void> {

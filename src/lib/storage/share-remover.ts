@@ -93,7 +93,7 @@ export function shareRemover({ directory, mountCheck, dryRun }: ShareRemoverOpti
 
 /** Of a sidecar's path that of what belongs to it alone: its archive, or its index. Undefined for all others. */
 const archiveOf = (path: string) => {
-	if (path.endsWith(".tar.zst.json")) return path.slice(0, -".json".length)
+	if (/\.tar\.zst(\.age)?\.json$/.test(path)) return path.slice(0, -".json".length)
 	return path.endsWith(".index.json") ? `${path.slice(0, -".json".length)}.zst` : undefined
 }
 

@@ -137,6 +137,22 @@ describe("a mistake is reported with its path, its line and a fix", () => {
 		],
 		["an empty key", production({ domain: "" }), `${p}.domain`, 4, /is empty/, /write a text/],
 		[
+			"a mistyped recipient",
+			production({ backups: `\n      recipients:\n        - age1${"q".repeat(58)}` }),
+			`${p}.backups.recipients[0]`,
+			9,
+			/^"age1q+\.\.\." is not an age recipient: mistyped/,
+			/age-keygen/,
+		],
+		[
+			"a private key in the place of a recipient, without showing it",
+			production({ backups: `{ recipients: ["AGE-SECRET-KEY-1${"Q".repeat(58)}"] }` }),
+			`${p}.backups.recipients[0]`,
+			7,
+			/^is a private key, and belongs in no configuration$/,
+			/public half/,
+		],
+		[
 			"another version",
 			production().replace("version: 1", "version: 2"),
 			"version",

@@ -1,0 +1,20 @@
+// What of a backup anybody can read who can read the share or the bucket. Said once a run, as long as it is so.
+import type { Artifact } from "../artifacts/catalogue.ts"
+import { labelOf, sourcesOf } from "../artifacts/source.ts"
+import type { StepContext } from "./context.ts"
+
+/** In the operator's words; undefined where nothing secret is stored, or somebody is named to encrypt it for. */
+export function inTheClear(context: StepContext, artifacts: readonly Artifact[]): string | undefined {
+	const { environment } = context
+	const secret = artifacts.filter((artifact) => artifact.kind === "archive" && artifact.secret)
+	const places = new Set(
+		secret
+			.flatMap((artifact) => sourcesOf(context, artifact).map(labelOf))
+			.filter((name) => name !== "local"),
+	)
+	if (places.size === 0 || environment.backups.recipients.length > 0) return undefined
+	return (
+		`not encrypted: whoever can read ${[...places].join(" or ")} can read the keys and passwords in ` +
+		`${secret.map(({ name }) => name).join(", ")}. Name age public keys under backups.recipients of ${environment.name}`
+	)
+}
