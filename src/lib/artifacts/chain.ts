@@ -1,15 +1,13 @@
 // The source chain: local, share, R2. The newest snapshot whose bytes prove right is taken, from the nearest place
 // that holds it; a bad copy is named, passed over, and healed from the good one where the place allows it.
-import { createHash } from "node:crypto"
 import { readdir } from "node:fs/promises"
 import { join } from "node:path"
 import { exitCodes, messageOf, OperatorError, systemError } from "../errors.ts"
 import type { LocalHost } from "../host/local.ts"
 import type { Report } from "../plan/step.ts"
 import type { Secret } from "../secret.ts"
-import type { ObjectStore } from "../storage/object-store.ts"
 import { inspectArchive, testCompression } from "./archive.ts"
-import { assemble, type Part, readIndex } from "./assemble.ts"
+import { assemble, type Part } from "./assemble.ts"
 import type { ArchiveArtifact, SnapshotArtifact } from "./catalogue.ts"
 import {
 	checkEncrypted,
@@ -20,26 +18,10 @@ import {
 	requireIdentity,
 } from "./encryption.ts"
 import { floorProblems, withDemandedModes } from "./floor.ts"
-import {
-	type ArchiveSidecar,
-	archiveKey,
-	indexKey,
-	renderSidecar,
-	type Sidecar,
-	type SnapshotName,
-	sidecarKey,
-	stamp,
-} from "./snapshot.ts"
-import {
-	type Copy,
-	canHeal,
-	fetchArchive,
-	listCopies,
-	listOlderCopies,
-	readSidecar,
-	type Source,
-} from "./source.ts"
-import { digestFile, type Tree, treeDigest } from "./tree.ts"
+import { heal } from "./heal.ts"
+import type { ArchiveSidecar, Sidecar, SnapshotName } from "./snapshot.ts"
+import { type Copy, fetchArchive, listCopies, listOlderCopies, readSidecar, type Source } from "./source.ts"
+import { type Tree, treeDigest } from "./tree.ts"
 
 /** What is looked for, and for whom. */
 export type Wanted = {
@@ -125,6 +107,13 @@ export async function newestSidecar(
 	if (foreign !== undefined) throw foreign
 	return undefined
 }
+
+/** AGE_IDENTITY, as far as it is there, and what to type once it is. */
+export const keyFor = (
+	{ spoken }: Wanted,
+	{ name }: SnapshotArtifact,
+	identity: Secret | undefined,
+): Key => ({ identity, again: `comfyume restore ${spoken} --only ${name}` })
 
 /**
  * Makes sure that one of a snapshot's copies can be opened, as far as their sidecars tell.
@@ -324,7 +313,7 @@ async function verifyCopy(
 	identity: Secret | undefined,
 ): Promise<Verified | undefined> {
 	const { host, artifact, wanted, signal } = work
-	const key = { identity, again: `comfyume restore ${wanted.spoken} --only ${artifact.name}` }
+	const key = keyFor(wanted, artifact, identity)
 	const fetched = await fetchCopy(work, copy, (sidecar) => requireIdentity(sidecar, key))
 	if (fetched === undefined) return undefined
 	const { sidecar, assembled } = fetched
@@ -371,75 +360,6 @@ async function judged(
 /** Archives of a copy that was tried before must not lie in the way of the next one's. */
 async function clear(host: LocalHost, directory: string): Promise<void> {
 	for (const name of await readdir(host.path(directory))) await host.files.remove(join(directory, name))
-}
-
-/**
- * Puts the good copy where the bad one stood; the bad one is kept beside it. Failing to heal is said and is no failure
- * of the restore.
- */
-async function heal(work: Acquiring, bad: Copy, good: Fetched): Promise<void> {
-	const { host, now, report } = work
-	const { store, name } = bad.source
-	const { sidecar } = good
-	// Not all of it was fetched.
-	if (work.isWanted !== undefined) return
-	if (sidecar === undefined || bad.olderKey !== undefined || bad.encrypted !== good.copy.encrypted) return
-	if (!canHeal(store)) {
-		report.note(`${name}: ${bad.name.id} stays damaged: nothing is ever replaced there`)
-		return
-	}
-	try {
-		const at = now()
-		const put = async (key: string, file: string, facts: { digest: string; sizeBytes: number }) => {
-			if ((await digestIn(store, key)) === facts.digest) return
-			if ((await store.head(key)) !== undefined) await store.setAside(key, at)
-			await store.put(key, host.path(file), { ...facts, ifAbsent: true })
-		}
-		for (const { key, file, facts } of await piecesOf(work, good)) await put(key, file, facts)
-		report.note(
-			`healed ${name}: ${bad.name.id} from ${good.copy.source.name}; the bad copy is kept as .bad-${stamp(at)}`,
-		)
-	} catch (error) {
-		report.note(`${name}: ${bad.name.id} could not be healed: ${messageOf(error)}`)
-	}
-}
-
-type Piece = { key: string; file: string; facts: { digest: string; sizeBytes: number } }
-
-/** Everything that makes a snapshot, the sidecar last: with it, it counts. */
-async function piecesOf({ host, workDirectory }: Acquiring, good: Fetched): Promise<Piece[]> {
-	const { sidecar, storedFile, assembled, copy } = good
-	if (sidecar === undefined) return []
-	const { environment, artifact, incremental } = sidecar
-	const { id } = copy.name
-	const pieces: Piece[] = []
-	for (const [number, { archiveFile }] of (assembled?.parts ?? [{ archiveFile: storedFile }]).entries()) {
-		const of = number === 0 ? { id, ...sidecar } : incremental?.archives[number - 1]
-		if (of === undefined) continue
-		const { digest, sizeBytes } = of
-		pieces.push({
-			key: archiveKey(sidecar, of.id),
-			file: archiveFile,
-			facts: { digest, sizeBytes },
-		})
-	}
-	if (incremental !== undefined) {
-		const file = `${workDirectory}/${artifact}.index.zst`
-		await host.write(file, (await readIndex(copy, sidecar)).content, { mode: 0o600 })
-		pieces.push({ key: indexKey(environment, artifact, id), file, facts: await digestFile(host.path(file)) })
-	}
-	const file = `${workDirectory}/${artifact}.sidecar.json`
-	await host.write(file, renderSidecar(sidecar), { mode: 0o600 })
-	const facts = await digestFile(host.path(file))
-	return [...pieces, { key: sidecarKey(sidecar, id), file, facts }]
-}
-
-/** Undefined when there is no such object. */
-async function digestIn(store: ObjectStore, key: string): Promise<string | undefined> {
-	if ((await store.head(key)) === undefined) return undefined
-	const hash = createHash("sha256")
-	for await (const chunk of await store.get(key)) hash.update(chunk as Buffer)
-	return hash.digest("hex")
 }
 
 function rejectForeign(sidecar: Sidecar, artifact: SnapshotArtifact, wanted: Wanted, copy: Copy): void {

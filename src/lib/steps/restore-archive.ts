@@ -5,6 +5,7 @@ import {
 	acquire,
 	type Candidate,
 	findCandidates,
+	keyFor,
 	newestSidecar,
 	requireKey,
 	type Wanted,
@@ -57,10 +58,7 @@ export function restoreArchive(
 		| { name: SnapshotName; tree: Tree; holds: string; passedOver: SnapshotName | undefined }
 		| undefined
 	const owner = { environment: environment.name, host: hostConfiguration.name }
-	const key = {
-		identity: context.ageIdentity,
-		again: `comfyume restore ${spoken} --only ${artifact.name}`,
-	}
+	const key = keyFor(wanted, artifact, context.ageIdentity)
 
 	return {
 		id: artifact.name,

@@ -3,7 +3,15 @@
 import { unpackArchive } from "../artifacts/archive.ts"
 import { readIndex } from "../artifacts/assemble.ts"
 import type { ArchiveArtifact } from "../artifacts/catalogue.ts"
-import { acquire, findCandidates, newestSidecar, type Verified, type Wanted } from "../artifacts/chain.ts"
+import {
+	acquire,
+	findCandidates,
+	keyFor,
+	newestSidecar,
+	requireKey,
+	type Verified,
+	type Wanted,
+} from "../artifacts/chain.ts"
 import { isWithin } from "../artifacts/path-pattern.ts"
 import { replaceWith } from "../artifacts/replace.ts"
 import type { SnapshotName } from "../artifacts/snapshot.ts"
@@ -88,8 +96,10 @@ export function restoreFiles(
 			const { sidecar, candidate } = newest
 			const { id } = candidate.name
 			const copy = candidate.copies.find((each) => each.sidecar !== undefined)
-			if (sidecar.kind !== "archive" || sidecar.incremental === undefined || copy === undefined)
+			if (sidecar.kind !== "archive" || sidecar.incremental === undefined || copy === undefined) {
+				await requireKey(candidate, keyFor(wanted, artifact, context.ageIdentity))
 				return needed(`to be looked for in ${id}`)
+			}
 			const tree = selected(treeOfIndex((await readIndex(copy, sidecar)).entries))
 			requireSome(tree, id)
 			list(tree, report)

@@ -288,6 +288,20 @@ describe("without the key", () => {
 		expect((await sandbox.restore(server, { only: ["env-file"] })).outcome("env-file")).toBe("applied")
 	})
 
+	test("no single file comes back either, and with it one does", async () => {
+		const server = await sandbox.fillServer()
+		await sandbox.backup(server, { only: ["home"] })
+		const notes = join(server, "home/dev/notes with spaces.txt")
+		rmSync(notes)
+		const asked = { only: ["home"], files: ["notes with spaces.txt"] }
+		for (const dryRun of [true, false])
+			expect((await sandbox.restore(server, { ...asked, dryRun })).exitCode).toBe(6)
+		sandbox.setIdentity(key.identity)
+		const restore = await sandbox.restore(server, asked)
+		expect(restore.exitCode, said(restore)).toBe(0)
+		expect(readFileSync(notes, "utf8")).toBe("an operator's notes\n")
+	})
+
 	test("a restore says that all is right where it is", async () => {
 		const server = await sandbox.fillServer()
 		await sandbox.backup(server)

@@ -1,0 +1,78 @@
+// A bad copy of a snapshot is replaced from a good one, where the place allows it.
+import { createHash } from "node:crypto"
+import { messageOf } from "../errors.ts"
+import type { ObjectStore } from "../storage/object-store.ts"
+import { readIndex } from "./assemble.ts"
+import type { Acquiring, Fetched } from "./chain.ts"
+import { archiveKey, indexKey, renderSidecar, sidecarKey, stamp } from "./snapshot.ts"
+import { type Copy, canHeal } from "./source.ts"
+import { digestFile } from "./tree.ts"
+
+/**
+ * Puts the good copy where the bad one stood; the bad one is kept beside it. Failing to heal is said and is no failure
+ * of the restore.
+ */
+export async function heal(work: Acquiring, bad: Copy, good: Fetched): Promise<void> {
+	const { host, now, report } = work
+	const { store, name } = bad.source
+	const { sidecar } = good
+	// Not all of it was fetched.
+	if (work.isWanted !== undefined) return
+	if (sidecar === undefined || bad.olderKey !== undefined || bad.encrypted !== good.copy.encrypted) return
+	if (!canHeal(store)) {
+		report.note(`${name}: ${bad.name.id} stays damaged: nothing is ever replaced there`)
+		return
+	}
+	try {
+		const at = now()
+		const put = async (key: string, file: string, facts: { digest: string; sizeBytes: number }) => {
+			if ((await digestIn(store, key)) === facts.digest) return
+			if ((await store.head(key)) !== undefined) await store.setAside(key, at)
+			await store.put(key, host.path(file), { ...facts, ifAbsent: true })
+		}
+		for (const { key, file, facts } of await piecesOf(work, good)) await put(key, file, facts)
+		report.note(
+			`healed ${name}: ${bad.name.id} from ${good.copy.source.name}; the bad copy is kept as .bad-${stamp(at)}`,
+		)
+	} catch (error) {
+		report.note(`${name}: ${bad.name.id} could not be healed: ${messageOf(error)}`)
+	}
+}
+
+type Piece = { key: string; file: string; facts: { digest: string; sizeBytes: number } }
+
+/** Everything that makes a snapshot, the sidecar last: with it, it counts. */
+async function piecesOf({ host, workDirectory }: Acquiring, good: Fetched): Promise<Piece[]> {
+	const { sidecar, storedFile, assembled, copy } = good
+	if (sidecar === undefined) return []
+	const { environment, artifact, incremental } = sidecar
+	const { id } = copy.name
+	const pieces: Piece[] = []
+	for (const [number, { archiveFile }] of (assembled?.parts ?? [{ archiveFile: storedFile }]).entries()) {
+		const of = number === 0 ? { id, ...sidecar } : incremental?.archives[number - 1]
+		if (of === undefined) continue
+		const { digest, sizeBytes } = of
+		pieces.push({
+			key: archiveKey(sidecar, of.id),
+			file: archiveFile,
+			facts: { digest, sizeBytes },
+		})
+	}
+	if (incremental !== undefined) {
+		const file = `${workDirectory}/${artifact}.index.zst`
+		await host.write(file, (await readIndex(copy, sidecar)).content, { mode: 0o600 })
+		pieces.push({ key: indexKey(environment, artifact, id), file, facts: await digestFile(host.path(file)) })
+	}
+	const file = `${workDirectory}/${artifact}.sidecar.json`
+	await host.write(file, renderSidecar(sidecar), { mode: 0o600 })
+	const facts = await digestFile(host.path(file))
+	return [...pieces, { key: sidecarKey(sidecar, id), file, facts }]
+}
+
+/** Undefined when there is no such object. */
+async function digestIn(store: ObjectStore, key: string): Promise<string | undefined> {
+	if ((await store.head(key)) === undefined) return undefined
+	const hash = createHash("sha256")
+	for await (const chunk of await store.get(key)) hash.update(chunk as Buffer)
+	return hash.digest("hex")
+}
