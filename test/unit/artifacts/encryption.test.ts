@@ -5,6 +5,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { armor, Encrypter } from "age-encryption"
 import { afterAll, beforeAll, describe, expect, test } from "vitest"
+import { parseCatalogue } from "../../../src/lib/artifacts/catalogue.ts"
 import {
 	checkEncrypted,
 	encryptFile,
@@ -280,4 +281,17 @@ describe("the tree's digest in a sidecar", () => {
 		)
 		expect((await refusal(opening)).message).toMatch(says)
 	})
+})
+
+test("the catalogue marks what holds keys and passwords, and nothing of it is incremental", () => {
+	const text = readFileSync(new URL("../../../manifests/artifacts.yaml", import.meta.url), "utf8")
+	const secret = parseCatalogue(text, "artifacts.yaml").artifacts.flatMap((artifact) =>
+		artifact.kind === "archive" && artifact.secret ? [artifact.name] : [],
+	)
+	expect(secret.sort()).toEqual([
+		...["certificates", "env-file", "home", "root-home"],
+		...["ssh-host-keys", "stack", "tailscale-identity", "ubuntu-pro"],
+	])
+	const both = text.replace(/( +)incremental: true/, "$1incremental: true\n$1secret: true")
+	expect(() => parseCatalogue(both, "artifacts.yaml")).toThrow(/user-data is secret and incremental/)
 })
