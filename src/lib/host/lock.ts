@@ -3,6 +3,7 @@ import { constants, mkdir, open } from "node:fs/promises"
 import { dirname } from "node:path"
 import { PassThrough } from "node:stream"
 import { codeOf, exitCodes, OperatorError, systemError } from "../errors.ts"
+import { formatSeconds, printable } from "../ui/format.ts"
 import { command } from "./command.ts"
 import type { LocalHost } from "./local.ts"
 
@@ -13,17 +14,52 @@ export type LockOptions = {
 	purpose: string
 }
 
+/** How long to wait for a lock that another run holds. */
+export type Waiting = {
+	ms: number
+	/** Called once, with what the holder wrote into the file. */
+	onWait: (holder: string) => void
+	/** Ends the waiting. Not the lock, once it is held: that is kept while a stopped run cleans up. */
+	signal: AbortSignal
+}
+
+export type LockFileOptions = {
+	/** Written into the file for whoever finds it locked; without it the holder writes there himself. */
+	purpose?: string
+	/** What it is the lock of, in the operator's words. */
+	shown: string
+	/** Fails at once without it. */
+	wait?: Waiting
+	/** What to type once the other run has ended. */
+	again?: string
+}
+
+export type FileLock = AsyncDisposable & {
+	/** device:inode of the file that is locked. */
+	readonly identity: string
+	/** The process that holds it, this one, and its user. */
+	readonly process: string
+}
+
 const taken = 75
 const replaced = 76
+const unlockable = 77
 
-// $1 device:inode, $2 file, $3 purpose. Its stdin is ours: it ends when we do, and with it the lock. The parent of this
-// shell is the process that wants the lock. The file keeps its inode, since that is what the lock is on. A shell follows
-// links: nothing is read or written before the file is known to be the one that was opened without.
+// $1 device:inode, $2 file, $3 purpose, $4 seconds to wait. Its stdin is ours: it ends when we do, and with it the lock.
+// The parent of this shell is the process that wants the lock. The file keeps its inode, since that is what the lock is
+// on. A shell follows links: nothing is read or written before the file is known to be the one that was opened without.
 const holdScript = `exec 9<>"$2" || exit 1
 [ "$(stat -L -c %d:%i /proc/self/fd/9)" = "$1" ] || exit ${replaced}
-if ! flock --nonblock 9; then head -c 500 /proc/self/fd/9; exit ${taken}; fi
-printf '%s, process %s of %s, since %s' "$3" "$PPID" "$(id -un)" "$(date -u +%FT%TZ)" >/proc/self/fd/9
-echo held
+flock --conflict-exit-code ${taken} --nonblock 9; got=$?
+if [ $got = ${taken} ] && [ "$4" != 0 ]; then
+	printf 'waits %s\n' "$(head -c 500 /proc/self/fd/9 | tr '\n' ' ')"
+	flock --conflict-exit-code ${taken} --timeout "$4" 9; got=$?
+fi
+if [ $got = ${taken} ]; then head -c 500 /proc/self/fd/9; exit ${taken}; fi
+[ $got = 0 ] || exit ${unlockable}
+who="process $PPID of $(id -un)"
+[ -z "$3" ] || printf '%s, %s, since %s' "$3" "$who" "$(date -u +%FT%TZ)" >/proc/self/fd/9
+printf 'held %s\n' "$who"
 exec cat >/dev/null
 `
 
@@ -44,42 +80,65 @@ export function lockHost(host: LocalHost, { name, purpose }: LockOptions): Promi
  * the server. The file stays: what is locked is its inode.
  * @param file on this machine
  * @throws {OperatorError} `locked`, naming the holder, its process and since when; (8) when a link or anything else than
- * a plain file stands there: users can write to a share; (3) where nothing can be written
+ * a plain file stands there: users can write to a share; (3) where nothing can be written, or nothing be locked
  */
 export async function lockFile(
 	host: LocalHost,
 	file: string,
-	{ purpose, shown }: { purpose: string; shown: string },
-): Promise<AsyncDisposable> {
+	{ purpose = "", shown, wait, again }: LockFileOptions,
+): Promise<FileLock> {
 	const identity = await openedPlain(file, shown)
 	const life = new PassThrough()
-	const holds = Promise.withResolvers<void>()
+	const holds = Promise.withResolvers<string>()
+	// Not the run's signal: the lock is kept while the run cleans up.
+	const waiting = new AbortController()
+	const stop = () => waiting.abort(wait?.signal.reason)
+	wait?.signal.addEventListener("abort", stop, { once: true })
+	if (wait?.signal.aborted === true) stop()
+	const seconds = String((wait?.ms ?? 0) / 1000)
 	let said = ""
-	const holder = host.execute(command("sh", "-c", holdScript, "sh", identity, file, purpose), {
+	const holder = host.execute(command("sh", "-c", holdScript, "sh", identity, file, purpose, seconds), {
 		stdin: life,
-		allowedExitCodes: [taken, replaced],
-		// Not the run's signal: the lock is kept while the run cleans up.
-		signal: new AbortController().signal,
+		allowedExitCodes: [taken, replaced, unlockable],
+		signal: waiting.signal,
 		onStdout: (chunk) => {
 			said += chunk
-			if (said === "held\n") holds.resolve()
+			const [, waits] = /^waits (.*)\n/.exec(said) ?? []
+			if (waits !== undefined) {
+				wait?.onWait(printable(waits))
+				said = said.slice(said.indexOf("\n") + 1)
+			}
+			const [, who] = /^held (.*)\n/.exec(said) ?? []
+			if (who !== undefined) holds.resolve(who)
 		},
 	})
-	const ended = holder.then(({ exitCode }) => {
+	const ended = holder.then(({ exitCode, stderr }): never => {
 		if (exitCode === replaced) throw noPlainFile(file, shown)
-		if (exitCode !== taken) return
-		throw new OperatorError(`another run holds ${shown}: ${said || "it says nothing"}`, {
+		if (exitCode === unlockable)
+			throw new OperatorError(
+				`${shown}: the file system of ${file} doesn't lock files: ${stderr.trim() || "flock says nothing"}`,
+				{ hint: `findmnt --target ${file}   # a share must be NFS 4, mounted without nolock` },
+			)
+		if (exitCode !== taken) throw new OperatorError(`${shown} was given back`)
+		const still = (wait?.ms ?? 0) === 0 ? "" : `, and was waited for ${formatSeconds((wait?.ms ?? 0) / 1000)}`
+		throw new OperatorError(`another run holds ${shown}${still}: ${printable(said) || "it says nothing"}`, {
 			exitCode: exitCodes.locked,
-			hint: "wait for its end; the lock is gone when that process is",
+			hint: `${again === undefined ? "" : `${again}   # `}wait for its end; the lock is gone when that process is`,
 		})
 	})
 	ended.catch(() => {})
-	await Promise.race([holds.promise, ended])
-	return {
-		async [Symbol.asyncDispose]() {
-			life.end()
-			await ended.catch(() => {})
-		},
+	try {
+		const process = await Promise.race([holds.promise, ended])
+		return {
+			identity,
+			process,
+			async [Symbol.asyncDispose]() {
+				life.end()
+				await ended.catch(() => {})
+			},
+		}
+	} finally {
+		wait?.signal.removeEventListener("abort", stop)
 	}
 }
 
