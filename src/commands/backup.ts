@@ -9,7 +9,7 @@ import { artifactsOf, outputsArtifact } from "../lib/steps/artifacts.ts"
 import { backupArchive } from "../lib/steps/backup-archive.ts"
 import { backupModels } from "../lib/steps/backup-models.ts"
 import { backupCheckout } from "../lib/steps/checkout.ts"
-import type { StepContext } from "../lib/steps/context.ts"
+import type { Held, StepContext } from "../lib/steps/context.ts"
 import { parseRate, spokenWords, wordsOfLimit, wordsOfManifest } from "../lib/steps/heal-options.ts"
 import { inTheClear } from "../lib/steps/in-the-clear.ts"
 import { manifestIn, modelManifest, namedManifest } from "../lib/steps/models.ts"
@@ -20,7 +20,7 @@ import {
 	runCommand,
 	wordsOfNames,
 } from "../lib/steps/run-command.ts"
-import { type Due, findDue } from "../lib/steps/scheduled.ts"
+import { findDue } from "../lib/steps/scheduled.ts"
 import { exitStatusHelp } from "../lib/ui/help.ts"
 import type { CommandRun } from "../lib/ui/surroundings.ts"
 
@@ -123,12 +123,15 @@ export async function planBackup(
 			})
 		: undefined
 	const clear = inTheClear(context, artifacts)
+	const held: Held = new Map()
 	const stepsOf = (artifact: Artifact): readonly Step[] => {
 		if (artifact.kind === "models") return models?.steps ?? []
 		const destinations = sourcesOf(context, artifact).filter(({ name }) => name !== "local")
 		const wanted = due?.destinationsOf(artifact) ?? destinations
-		if (artifact.kind === "git") return [backupCheckout(context, artifact, destinations, wanted)]
-		return [backupArchive(context, artifact, { destinations, due: wanted, full: options.full === true })]
+		if (artifact.kind === "git") return [backupCheckout(context, artifact, destinations, wanted, held)]
+		return [
+			backupArchive(context, artifact, { destinations, due: wanted, full: options.full === true, held }),
+		]
 	}
 	const rowsOf = ({ kind, name }: Artifact): readonly SummaryRow[] => {
 		if (kind === "models") return models?.rows() ?? []
@@ -150,7 +153,10 @@ export async function planBackup(
 		place,
 		// An hourly line of cron stays silent.
 		notes: clear === undefined ? [] : [{ level: due === undefined ? "warning" : "info", text: clear }],
-		steps: scheduledSteps(due, artifacts.flatMap(stepsOf)),
+		steps:
+			due === undefined
+				? artifacts.flatMap(stepsOf)
+				: [due.step, ...artifacts.flatMap(stepsOf), ...due.confirmations(held)],
 		summary: () => artifacts.flatMap(rowsOf),
 		next: ({ exitCode, dryRun }) => {
 			if (dryRun) return again
@@ -164,22 +170,4 @@ export async function planBackup(
 			return ["comfyume restore", context.spoken, spokenWords([...same, "--dry-run"])].join(" ")
 		},
 	}
-}
-
-/** With what is due before them, and after them the records of what is unchanged. */
-function scheduledSteps(due: Due | undefined, steps: readonly Step[]): readonly Step[] {
-	if (due === undefined) return steps
-	const right = new Set<string>()
-	const noted = steps.map(
-		(step): Step => ({
-			...step,
-			check: async (report) => {
-				const finding = await step.check(report)
-				if (finding.state === "satisfied") right.add(step.id)
-				else right.delete(step.id)
-				return finding
-			},
-		}),
-	)
-	return [due.step, ...noted, ...due.confirmations(right)]
 }

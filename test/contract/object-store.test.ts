@@ -212,9 +212,12 @@ describe.each(Object.entries(subjects))("%s", (name, openSubject) => {
 			await expect(attempt()).rejects.toMatchObject({ exitCode: 8 })
 	})
 
-	test.each([".a.0123.partial", "a.bad-20260102T030405Z"])("keeps the name %j for itself", async (name) => {
-		await expect(put(`reserved/${name}`, Buffer.from("x"))).rejects.toMatchObject({ exitCode: 8 })
-	})
+	test.each([".a.0123.partial", "a.bad-20260102T030405Z", ".comfyume.lock"])(
+		"keeps the name %j for itself",
+		async (name) => {
+			await expect(put(`reserved/${name}`, Buffer.from("x"))).rejects.toMatchObject({ exitCode: 8 })
+		},
+	)
 
 	test("tells of progress up to the whole size", async () => {
 		const content = randomBytes(10_000)

@@ -20,7 +20,9 @@ import type { Plan } from "../../src/lib/plan/step.ts"
 import { Secret } from "../../src/lib/secret.ts"
 import type { StepContext } from "../../src/lib/steps/context.ts"
 import { directoryStore } from "../../src/lib/storage/directory.ts"
+import { lockName } from "../../src/lib/storage/keys.ts"
 import type { ObjectStore } from "../../src/lib/storage/object-store.ts"
+import { shareLock } from "../../src/lib/storage/share-lock.ts"
 import { shareRemover } from "../../src/lib/storage/share-remover.ts"
 
 import type { Twin } from "../../src/lib/tailscale/tailnet.ts"
@@ -37,17 +39,30 @@ export type Ran = {
 
 export type Sandbox = Awaited<ReturnType<typeof createSandbox>>
 
-/** @param environmentName what the sidecars will say; `sandbox` without it */
-export async function createSandbox({ environmentName = "sandbox" } = {}) {
+/**
+ * @param environmentName what the sidecars will say; `sandbox` without it
+ * @param share another world's, to have one share for both
+ * @param lockWaitMs how long a run waits for another host's
+ */
+export async function createSandbox({
+	environmentName = "sandbox",
+	share: given,
+	lockWaitMs = 60_000,
+}: {
+	environmentName?: string
+	share?: string
+	lockWaitMs?: number
+} = {}) {
 	const directory = mkdtempSync(join(tmpdir(), "comfyume-sandbox-"))
-	const share = join(directory, "share")
+	const share = given ?? join(directory, "share")
 	const second = join(directory, "second")
 	const remote = join(directory, "project.git")
-	mkdirSync(share)
+	mkdirSync(share, { recursive: true })
 	mkdirSync(second)
 	makeRemote(remote)
 
 	let identity: Secret | undefined
+	const hostNames = new Map<string, string>()
 	let clock = new Date("2026-11-21T06:00:00Z")
 	const now = () => clock
 	const environment: Environment = {
@@ -82,18 +97,28 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 	}
 
 	async function context(server: string, sourceNames: readonly SourceName[]): Promise<StepContext> {
-		const [hostConfiguration] = environment.hosts
-		if (hostConfiguration === undefined) throw new Error("the world has a host")
+		const [first] = environment.hosts
+		if (first === undefined) throw new Error("the world has a host")
+		const hostConfiguration = { ...first, name: hostNames.get(server) ?? first.name }
+		const host = localHost({ name: hostConfiguration.name, root: server, environment: process.env })
+		const signal = new AbortController().signal
+		const randomId = () => randomBytes(4).toString("hex")
+		const mountCheck = async () => void readdirSync(share)
+		const lock = shareLock({
+			...{ host, mountCheck, now, randomId, signal, waitMs: lockWaitMs },
+			file: join(share, environmentName, lockName),
+			owner: `${environmentName} ${hostConfiguration.name}`,
+		})
 		const sources = await probeSources(
 			sourceNames.flatMap((name) => {
 				const store = stores[name]?.()
-				return store === undefined ? [] : [{ name, store }]
+				return store === undefined ? [] : [{ name, store, ...(name === "share" && { lock }) }]
 			}),
 		)
 		return {
 			environment,
 			hostConfiguration,
-			host: localHost({ name: "app-1", root: server, environment: process.env }),
+			host,
 			sources,
 			everySource: sources,
 			openModels: async () => [],
@@ -101,7 +126,7 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 				openDigestCache(join(server, "var/lib/comfyume/digests", `${artifact}.json`), now),
 			shareRemover: shareRemover({
 				directory: share,
-				mountCheck: async () => void readdirSync(share),
+				mountCheck,
 				dryRun: false,
 			}),
 			publisher: { origin: "https://huggingface.example.test", token: undefined },
@@ -111,8 +136,8 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 			spoken: `--env ${environmentName}`,
 			comfyume: "0.0.0-test",
 			now,
-			randomId: () => randomBytes(4).toString("hex"),
-			signal: new AbortController().signal,
+			randomId,
+			signal,
 			summary: new Map(),
 		}
 	}
@@ -151,6 +176,10 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 
 	return {
 		directory,
+		/** From now on this is the second place. */
+		setObjectStore: (open: () => ObjectStore) => {
+			stores["r2"] = open
+		},
 		share,
 		/** Where R2 would be. */
 		second,
@@ -173,9 +202,10 @@ export async function createSandbox({ environmentName = "sandbox" } = {}) {
 		later: (minutes: number) => {
 			clock = new Date(clock.getTime() + minutes * 60_000)
 		},
-		/** A server with files as a workshop's server has them, in a directory of its own. */
-		fillServer: async (name = "server") => {
+		/** A server with files as a workshop's server has them, in a directory of its own; `app-1` unless named. */
+		fillServer: async (name = "server", hostName?: string) => {
 			const server = await fillServer(join(directory, name), remote)
+			if (hostName !== undefined) hostNames.set(server, hostName)
 			const [hostConfiguration] = environment.hosts
 			if (hostConfiguration !== undefined) hostConfiguration.tailscaleAddress = tailscaleAddressOf(server)
 			return server

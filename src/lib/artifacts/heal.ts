@@ -2,10 +2,11 @@
 import { createHash } from "node:crypto"
 import { messageOf } from "../errors.ts"
 import type { ObjectStore } from "../storage/object-store.ts"
+import type { Lease } from "../storage/share-lock.ts"
 import { readIndex } from "./assemble.ts"
 import type { Acquiring, Fetched } from "./chain.ts"
 import { archiveKey, indexKey, renderSidecar, sidecarKey, stamp } from "./snapshot.ts"
-import { type Copy, canHeal } from "./source.ts"
+import { alone, type Copy, canHeal } from "./source.ts"
 import { digestFile } from "./tree.ts"
 
 /**
@@ -13,7 +14,7 @@ import { digestFile } from "./tree.ts"
  * of the restore.
  */
 export async function heal(work: Acquiring, bad: Copy, good: Fetched): Promise<void> {
-	const { host, now, report } = work
+	const { host, wanted, now, report } = work
 	const { store, name } = bad.source
 	const { sidecar } = good
 	// Not all of it was fetched.
@@ -23,14 +24,20 @@ export async function heal(work: Acquiring, bad: Copy, good: Fetched): Promise<v
 		report.note(`${name}: ${bad.name.id} stays damaged: nothing is ever replaced there`)
 		return
 	}
-	try {
-		const at = now()
-		const put = async (key: string, file: string, facts: { digest: string; sizeBytes: number }) => {
-			if ((await digestIn(store, key)) === facts.digest) return
+	const at = now()
+	const putRight = async (lease: Lease) => {
+		for (const { key, file, facts } of await piecesOf(work, good)) {
+			if ((await digestIn(store, key)) === facts.digest) continue
+			await lease.require()
 			if ((await store.head(key)) !== undefined) await store.setAside(key, at)
 			await store.put(key, host.path(file), { ...facts, ifAbsent: true })
 		}
-		for (const { key, file, facts } of await piecesOf(work, good)) await put(key, file, facts)
+	}
+	try {
+		const purpose = `healing of ${sidecar.artifact}`
+		const again = `comfyume restore ${wanted.spoken} --only ${sidecar.artifact}`
+		// A restore doesn't wait for it: the next one can heal.
+		await alone(bad.source, { purpose, again, note: report.note, patient: false }, putRight)
 		report.note(
 			`healed ${name}: ${bad.name.id} from ${good.copy.source.name}; the bad copy is kept as .bad-${stamp(at)}`,
 		)

@@ -112,6 +112,16 @@ export function takingTime(now: Date, predecessor: Date | undefined): Date {
 	return new Date(predecessor.getTime() + 1000)
 }
 
+/** The same snapshot, dated a second later: where another host's has its name, taken in the same second of the same bytes. */
+export function aSecondLater<S extends Sidecar>(sidecar: S): { id: string; sidecar: S } {
+	const takenAt = new Date(Date.parse(sidecar.takenAt) + 1000)
+	const digest = sidecar.kind === "archive" ? sidecar.digest : sidecar.commit
+	return {
+		id: snapshotName(takenAt, digest).id,
+		sidecar: { ...sidecar, takenAt: takenAt.toISOString() },
+	}
+}
+
 /** `20261121T061236Z` */
 export function stamp(at: Date): string {
 	return at.toISOString().replace(/\.\d+/, "").replaceAll(/[-:]/g, "")

@@ -1,8 +1,9 @@
 // One place that holds snapshots, and what can be said of a copy there before and after its bytes were looked at.
 import { createHash } from "node:crypto"
 import { open } from "node:fs/promises"
-import { OperatorError, systemError } from "../errors.ts"
+import { exitCodes, OperatorError, systemError } from "../errors.ts"
 import type { HealableStore, ObjectHead, ObjectStore } from "../storage/object-store.ts"
+import type { HoldOptions, Lease, ShareLock } from "../storage/share-lock.ts"
 import {
 	type ArchiveSidecar,
 	parseOlderName,
@@ -10,6 +11,7 @@ import {
 	parseSnapshotId,
 	type Sidecar,
 	type SnapshotName,
+	sidecarKey,
 	snapshotPrefix,
 } from "./snapshot.ts"
 
@@ -25,7 +27,13 @@ export type Source = {
 	 * A source that can't be reached is passed over and said; the next one answers.
 	 */
 	trouble?: OperatorError
+	/** Of the share: held by whoever writes there. An object store needs none, nothing in it is ever replaced. */
+	lock?: ShareLock
 }
+
+/** Does what writes to a source while no other host does. */
+export const alone = <T>({ lock }: Source, options: HoldOptions, work: (lease: Lease) => Promise<T>) =>
+	lock === undefined ? work({ require: async () => {} }) : lock.hold(options, work)
 
 /** A snapshot as one source lists it. */
 export type Copy = {
@@ -172,6 +180,27 @@ export async function readSidecar(copy: Copy): Promise<Sidecar> {
 	if (sidecar.kind === "archive" && (sidecar.encryption !== undefined) !== (copy.encrypted === true))
 		throw new OperatorError("by its name it is encrypted and by its sidecar not, or the other way round")
 	return sidecar
+}
+
+/**
+ * True when under a sidecar's key stands one that can be read and is another host's. A damaged one is nobody's.
+ * @param own the one that was to be put there
+ */
+export async function isAnothers(
+	source: Source,
+	{ id, sidecar: own }: { id: string; sidecar: Sidecar },
+): Promise<boolean> {
+	const name = parseSnapshotId(id)
+	const head = await source.store.head(sidecarKey(own, id))
+	if (name === undefined || head === undefined) return false
+	try {
+		const { environment, host, artifact } = await readSidecar({ source, name, sidecar: head })
+		return environment !== own.environment || host !== own.host || artifact !== own.artifact
+	} catch (error) {
+		// Only what was read can be judged damaged.
+		if (error instanceof OperatorError && error.exitCode !== exitCodes.incomplete) throw error
+		return false
+	}
 }
 
 /**

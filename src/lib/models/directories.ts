@@ -2,6 +2,7 @@
 import { readdir, stat } from "node:fs/promises"
 import { join } from "node:path"
 import { codeOf, exitCodes, OperatorError, systemError } from "../errors.ts"
+import { lockName } from "../storage/keys.ts"
 
 /** ComfyUI's own directories below `models/`; `unet` and `clip` are older names that it still reads. */
 export const knownDirectories: readonly string[] = [
@@ -44,9 +45,6 @@ export const folderTypeOf = (directory: string): string => sameKind.get(director
 
 /** Whether a model's structure can be read. */
 export const isSafetensorsName = (path: string): boolean => /\.(safetensors|sft)$/i.test(path)
-
-/** Held while a model is put right, so that two hosts of one share don't do it both. */
-export const lockName = ".comfyume.lock"
 
 // What downloaders leave beside models, and our own lock.
 const isSkipped = (path: string) =>

@@ -13,7 +13,7 @@ import { type Tree, treeDigest } from "../artifacts/tree.ts"
 import { messageOf, OperatorError } from "../errors.ts"
 import { type Finding, needed, type Report, type Step, satisfied, unknown } from "../plan/step.ts"
 import { formatBytes } from "../ui/format.ts"
-import { ageSeconds, clearWork, type StepContext, workDirectory } from "./context.ts"
+import { ageSeconds, clearWork, type Held, heldKey, type StepContext, workDirectory } from "./context.ts"
 import { once } from "./open.ts"
 import { storeSnapshot, throwTogether, troubleOf } from "./store-snapshot.ts"
 
@@ -34,12 +34,14 @@ export type BackupArchiveOptions = {
 	due?: readonly Source[]
 	/** Pack everything anew: an incremental snapshot that builds upon no other, files read that were remembered. */
 	full?: boolean
+	/** Where it notes which of them hold it now. */
+	held?: Held
 }
 
 export function backupArchive(
 	context: StepContext,
 	artifact: ArchiveArtifact,
-	{ destinations, due = destinations, full = false }: BackupArchiveOptions,
+	{ destinations, due = destinations, full = false, held = new Map() }: BackupArchiveOptions,
 ): Step {
 	const { environment, hostConfiguration, host, spoken, now, signal, summary } = context
 	const ownership = !host.standIn
@@ -78,7 +80,12 @@ export function backupArchive(
 			destinations.map(async (destination) => ({ destination, newest: await newestIn(destination) })),
 		)
 		const digest = tree.entries.length === 0 ? undefined : treeDigest(tree, { ownership })
-		return { tree, digest, standing: await compare(found, digest) }
+		const standing = await compare(found, digest)
+		for (const { destination, newest, lacks } of standing) {
+			if (newest !== undefined && lacks === undefined) held.set(heldKey(artifact, destination), newest.id)
+			else held.delete(heldKey(artifact, destination))
+		}
+		return { tree, digest, standing }
 	}
 
 	/** Holds what stands in each destination against a state of the host. */

@@ -11,28 +11,32 @@ import {
 	readCheckout,
 } from "../artifacts/git.ts"
 import {
+	aSecondLater,
 	type CommitSidecar,
 	renderSidecar,
 	sidecarKey,
 	snapshotName,
 	takingTime,
 } from "../artifacts/snapshot.ts"
-import type { Source } from "../artifacts/source.ts"
+import { alone, isAnothers, type Source } from "../artifacts/source.ts"
 import { digestFile } from "../artifacts/tree.ts"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { needed, type Step, satisfied, unknown } from "../plan/step.ts"
-import { ageSeconds, clearWork, type StepContext, workDirectory } from "./context.ts"
+import type { Lease } from "../storage/share-lock.ts"
+import { ageSeconds, clearWork, type Held, heldKey, type StepContext, workDirectory } from "./context.ts"
 import { throwTogether, troubleOf } from "./store-snapshot.ts"
 
 /**
  * Notes the running commit in every destination, as long as the remote has it and nothing uncommitted lies here.
  * @param due those of the destinations that must have it after this run
+ * @param held where it notes which of them hold it now
  */
 export function backupCheckout(
 	context: StepContext,
 	artifact: GitArtifact,
 	destinations: readonly Source[],
 	due: readonly Source[] = destinations,
+	held: Held = new Map(),
 ): Step {
 	const { environment, hostConfiguration, host, spoken, now, signal, summary } = context
 	const checkout = checkoutOf(context, artifact)
@@ -61,9 +65,32 @@ export function backupCheckout(
 				return { destination, newest: newest?.sidecar.kind === "commit" ? newest.sidecar : undefined }
 			}),
 		)
+		for (const { destination, newest } of standing) {
+			if (newest?.commit === state.commit)
+				held.set(heldKey(artifact, destination), snapshotName(new Date(newest.takenAt), newest.commit).id)
+			else held.delete(heldKey(artifact, destination))
+		}
 		return { commit: state.commit, branch: state.branch, standing }
 	}
 	let saidBranch = false
+
+	/** Two hosts at one commit, backed up in the same second, would have one name: the later one is dated on. */
+	const note = async (
+		destination: Source,
+		first: { id: string; sidecar: CommitSidecar },
+		lease: Lease,
+	): Promise<void> => {
+		const file = `${workDirectory}/${artifact.name}.commit.json`
+		await host.files.makeDirectory(workDirectory, 0o700)
+		for (let dated = first; ; dated = aSecondLater(dated.sidecar)) {
+			await host.write(file, renderSidecar(dated.sidecar), { mode: 0o600 })
+			const facts = await digestFile(host.path(file))
+			await lease.require()
+			const key = sidecarKey(dated.sidecar, dated.id)
+			const put = await destination.store.put(key, host.path(file), { ...facts, ifAbsent: true, signal })
+			if (put === "stored" || !(await isAnothers(destination, dated))) return
+		}
+	}
 
 	return {
 		id: artifact.name,
@@ -107,7 +134,7 @@ export function backupCheckout(
 				lacking.map(({ destination }) => destination.trouble?.hint).find((hint) => hint !== undefined),
 			)
 		},
-		apply: async () => {
+		apply: async (report) => {
 			const { commit, branch, standing } = await survey()
 			const lacking = standing.filter(
 				({ destination, newest }) => due.includes(destination) && newest?.commit !== commit,
@@ -132,15 +159,14 @@ export function backupCheckout(
 				branch: branch === "" ? "HEAD" : branch,
 				remote: checkout.remote,
 			}
-			const file = `${workDirectory}/${artifact.name}.commit.json`
-			await host.files.makeDirectory(workDirectory, 0o700)
-			await host.write(file, renderSidecar(sidecar), { mode: 0o600 })
-			const facts = await digestFile(host.path(file))
 			const failures: unknown[] = []
 			for (const { destination } of usable) {
 				try {
-					const key = sidecarKey(sidecar, snapshotName(takenAt, commit).id)
-					await destination.store.put(key, host.path(file), { ...facts, ifAbsent: true, signal })
+					const purpose = `backup of ${artifact.name}`
+					const again = `comfyume backup ${spoken} --only ${artifact.name}`
+					await alone(destination, { purpose, again, note: report.note }, (lease) =>
+						note(destination, { id: snapshotName(takenAt, commit).id, sidecar }, lease),
+					)
 				} catch (error) {
 					if (signal.aborted) throw error
 					failures.push(error)

@@ -46,6 +46,15 @@ export type StepContext = {
 	summary: Map<string, SummaryRow>
 }
 
+/**
+ * Which snapshot of an artifact holds in a destination what lies on the host now, as the artifact's own step found it in
+ * this run. Each destination for itself: one that is down takes nothing from the others.
+ */
+export type Held = Map<string, string>
+
+export const heldKey = ({ name }: { name: string }, destination: { name: string }) =>
+	`${name}/${destination.name}`
+
 /** Where archives are made and fetched to, on the host. */
 export const workDirectory = "/var/lib/comfyume/work"
 

@@ -22,9 +22,11 @@ import { type LocalHost, localHost } from "../host/local.ts"
 import { openDigestCache } from "../models/digest-cache.ts"
 import { Secret } from "../secret.ts"
 import { directoryStore } from "../storage/directory.ts"
+import { lockName } from "../storage/keys.ts"
 import { listedOnce } from "../storage/listed-once.ts"
 import type { ObjectStore } from "../storage/object-store.ts"
 import { readOnlyStore } from "../storage/read-only.ts"
+import { type ShareLock, shareLock } from "../storage/share-lock.ts"
 import { type ShareRemover, shareRemover } from "../storage/share-remover.ts"
 import type { Surroundings } from "../ui/surroundings.ts"
 import type { StepContext } from "./context.ts"
@@ -200,10 +202,14 @@ export async function openHere(
 		...(hostConfiguration.connection === "directory" ? { root: hostConfiguration.directory } : {}),
 	})
 	const host = options.dryRun ? readOnlyHost(opened) : opened
-	const stores =
-		options.modelsOnly === true
-			? []
-			: await openStores(host, environment, secrets, { signal, from: options.from })
+	const opening = { signal, from: options.from }
+	const stores = (
+		options.modelsOnly === true ? [] : await openStores(host, environment, secrets, opening)
+	).map((source) =>
+		source.name === "share" && environment.share !== undefined
+			? { ...source, lock: openShareLock(host, environment.share, environment.name, surroundings) }
+			: source,
+	)
 	const everySource = options.dryRun ? stores.map(withoutWriting) : stores
 	const sources = everySource.filter(({ name }) => options.from === undefined || options.from.includes(name))
 	return {
@@ -247,8 +253,9 @@ export async function openHere(
 const digestsDirectory = "/var/lib/comfyume/digests"
 const huggingFace = "https://huggingface.co"
 
-const withoutWriting = (source: Source): Source =>
-	source.trouble === undefined ? { ...source, store: readOnlyStore(source.store) } : source
+function withoutWriting({ lock: _, ...source }: Source): Source {
+	return source.trouble === undefined ? { ...source, store: readOnlyStore(source.store) } : source
+}
 
 /** The same work for all who ask: done when the first one does. */
 export function once<T>(work: () => Promise<T>): () => Promise<T> {
@@ -345,6 +352,25 @@ function openShareRemover(host: LocalHost, share: Share, dryRun: boolean): Share
 		directory: join(mountPoint, share.backups),
 		mountCheck: () => requireMounted(host, share, mountPoint),
 		dryRun,
+	})
+}
+
+/** One for all hosts of an environment: those of another keep their snapshots elsewhere. */
+function openShareLock(
+	host: LocalHost,
+	share: Share,
+	environment: string,
+	{ now, randomId, signal }: Surroundings,
+): ShareLock {
+	const [mountPoint] = shareDirectory(host, share)
+	return shareLock({
+		host,
+		file: join(mountPoint, share.backups, environment, lockName),
+		owner: `${environment} ${host.name}`,
+		mountCheck: () => requireMounted(host, share, mountPoint),
+		now,
+		randomId,
+		signal,
 	})
 }
 

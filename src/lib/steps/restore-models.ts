@@ -5,7 +5,6 @@ import { codeOf, exitCodes, messageOf, OperatorError, systemError } from "../err
 import { lockFile } from "../host/lock.ts"
 import { type Condition, conditionOf } from "../models/condition.ts"
 import { digestCacheFile, openDigestCache } from "../models/digest-cache.ts"
-import { lockName } from "../models/directories.ts"
 import { hashingAlone } from "../models/hashing-alone.ts"
 import { type Healed, healModel } from "../models/heal.ts"
 import type { Manifest, ModelEntry } from "../models/manifest.ts"
@@ -22,6 +21,7 @@ import {
 	satisfied,
 	unknown,
 } from "../plan/step.ts"
+import { lockName } from "../storage/keys.ts"
 import { formatBytes } from "../ui/format.ts"
 import type { StepContext } from "./context.ts"
 import { directoryTarget, type ModelsTarget, modelRows, modelSources, shareTarget, stepOf } from "./models.ts"

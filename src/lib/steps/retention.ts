@@ -5,7 +5,7 @@ import type { Artifact, RetentionClasses, SnapshotArtifact } from "../artifacts/
 import { type Retained, retain } from "../artifacts/retention.ts"
 import { clockToleranceMs } from "../artifacts/schedule.ts"
 import { archiveKey, indexKey, snapshotPrefix } from "../artifacts/snapshot.ts"
-import { type Copy, listCopies, readSidecar, type Source, sourcesOf } from "../artifacts/source.ts"
+import { alone, type Copy, listCopies, readSidecar, type Source, sourcesOf } from "../artifacts/source.ts"
 import {
 	confirmationPrefix,
 	type Finished,
@@ -63,7 +63,8 @@ export function retentionPlan(context: StepContext, artifacts: readonly Artifact
 		},
 		apply: async () => {},
 	}
-	const tools = { context, share, remover, offSite }
+	const again = `comfyume backup retention ${spoken}`
+	const tools = { context, share, remover, offSite, again }
 	return {
 		command: "backup retention",
 		environment: environment.name,
@@ -71,8 +72,7 @@ export function retentionPlan(context: StepContext, artifacts: readonly Artifact
 		place,
 		steps: [inReach, ...chosen.map((kept) => retentionStep(tools, kept)), recordsStep(tools)],
 		summary: () => chosen.flatMap(({ artifact }) => summary.get(artifact.name) ?? []),
-		next: ({ dryRun, exitCode }) =>
-			dryRun || exitCode !== exitCodes.done ? `comfyume backup retention ${spoken}` : undefined,
+		next: ({ dryRun, exitCode }) => (dryRun || exitCode !== exitCodes.done ? again : undefined),
 	}
 }
 
@@ -80,6 +80,8 @@ type Tools = {
 	context: StepContext
 	share: Source
 	remover: ShareRemover
+	/** The command to type next. */
+	again: string
 	/** What R2 holds of an artifact; undefined where there is no R2. */
 	offSite: (artifact: SnapshotArtifact) => Promise<Holdings | undefined>
 }
@@ -101,7 +103,10 @@ function offSiteHoldings(
 const holdingsOf = ({ environment, hostConfiguration, now }: StepContext, destination: Source) =>
 	listHoldings(destination, { environment: environment.name, host: hostConfiguration.name }, now())
 
-function retentionStep({ context, share, remover, offSite }: Tools, { artifact, classes }: Kept): Step {
+function retentionStep(
+	{ context, share, remover, offSite, again }: Tools,
+	{ artifact, classes }: Kept,
+): Step {
 	const { environment, hostConfiguration, now, spoken, signal, summary } = context
 	const owner = { environment: environment.name, host: hostConfiguration.name, artifact: artifact.name }
 	const prefix = snapshotPrefix(environment.name, artifact.name)
@@ -211,16 +216,24 @@ function retentionStep({ context, share, remover, offSite }: Tools, { artifact, 
 				].join("; ") + held,
 			)
 		},
-		apply: async () => {
-			for (const key of await remover.unfinished(prefix)) await remover.finish(key)
-			for (const { copy } of going) {
-				signal.throwIfAborted()
-				if (copy.sidecar === undefined) continue
-				await remover.remove(copy.sidecar, copy.index ?? copy.archive)
-				removed++
-			}
-			for (const head of await unused()) await remover.remove(head, undefined)
-		},
+		apply: ({ note }) =>
+			alone(share, { purpose: `retention of ${artifact.name}`, again, note }, async (lease) => {
+				for (const key of await remover.unfinished(prefix)) await remover.finish(key)
+				// Another host may have been at it while this one waited.
+				const { retained } = await survey(() => {})
+				const still = new Set(retained.go.map(({ name }) => name.id))
+				for (const { copy, name } of going) {
+					signal.throwIfAborted()
+					if (copy.sidecar === undefined || !still.has(name.id)) continue
+					await lease.require()
+					await remover.remove(copy.sidecar, copy.index ?? copy.archive)
+					removed++
+				}
+				for (const head of await unused()) {
+					await lease.require()
+					await remover.remove(head, undefined)
+				}
+			}),
 	}
 }
 
@@ -270,7 +283,7 @@ async function verifyBytes({ signal }: StepContext, { copy, name, sidecar }: Fin
 	}
 }
 
-function recordsStep({ context, share, remover }: Tools): Step {
+function recordsStep({ context, share, remover, again }: Tools): Step {
 	const { environment, hostConfiguration } = context
 	const prefix = confirmationPrefix({ environment: environment.name, host: hostConfiguration.name })
 	const old = async (): Promise<ObjectHead[]> => {
@@ -287,10 +300,14 @@ function recordsStep({ context, share, remover }: Tools): Step {
 			const count = (await old()).length + (await remover.unfinished(prefix)).length
 			return count === 0 ? satisfied("none is older than a month") : needed(`${count} are older than a month`)
 		},
-		apply: async () => {
-			for (const key of await remover.unfinished(prefix)) await remover.finish(key)
-			for (const head of await old()) await remover.remove(head, undefined)
-		},
+		apply: ({ note }) =>
+			alone(share, { purpose: "retention of records", again, note }, async (lease) => {
+				for (const key of await remover.unfinished(prefix)) await remover.finish(key)
+				for (const head of await old()) {
+					await lease.require()
+					await remover.remove(head, undefined)
+				}
+			}),
 	}
 }
 

@@ -15,7 +15,7 @@ import { digestFile } from "../artifacts/tree.ts"
 import { OperatorError, systemError } from "../errors.ts"
 import { needed, type Step, satisfied } from "../plan/step.ts"
 import { destinationsOf, isNotHere, scheduleOf } from "./backup-status.ts"
-import { clearWork, type StepContext, workDirectory } from "./context.ts"
+import { clearWork, type Held, heldKey, type StepContext, workDirectory } from "./context.ts"
 import { compareModels } from "./new-models.ts"
 
 export type Due = {
@@ -25,7 +25,7 @@ export type Due = {
 	/** Says what is due, and is never anything but satisfied. */
 	step: Step
 	/** One per destination: notes what is unchanged, after everything else. */
-	confirmations(satisfiedSteps: ReadonlySet<string>): readonly Step[]
+	confirmations(held: Held): readonly Step[]
 }
 
 /** Lists each destination once and holds it against the catalogue's schedules. */
@@ -51,10 +51,10 @@ export async function findDue(context: StepContext, artifacts: readonly Artifact
 				satisfied(dueNames.size === 0 ? "nothing is due" : `due: ${[...dueNames].join(", ")}`),
 			apply: async () => {},
 		},
-		confirmations: (satisfiedSteps) =>
+		confirmations: (held) =>
 			surveyed.flatMap(({ destination, artifacts, due }) => {
 				const confirmable = artifacts.filter(({ name }) => due.has(name))
-				return confirmable.length === 0 ? [] : [confirm(context, destination, confirmable, satisfiedSteps)]
+				return confirmable.length === 0 ? [] : [confirm(context, destination, confirmable, held)]
 			}),
 	}
 }
@@ -106,17 +106,17 @@ function confirm(
 	context: StepContext,
 	destination: Source,
 	artifacts: readonly SnapshotArtifact[],
-	satisfiedSteps: ReadonlySet<string>,
+	held: Held,
 ): Step {
 	const { environment, hostConfiguration, host, now, signal, comfyume } = context
 	const unconfirmed = async (): Promise<Confirmation["unchanged"]> => {
 		const holdings = await list(context, destination)
 		const unchanged: Record<string, string> = {}
 		for (const artifact of artifacts) {
-			if (!satisfiedSteps.has(artifact.name)) continue
 			const schedule = scheduleOf(artifact, destination)
 			const standing = await holdings.standing(artifact.name)
 			if (standing.newest === undefined || schedule === undefined) continue
+			if (held.get(heldKey(artifact, destination)) !== standing.newest.name.id) continue
 			if (isDue(schedule, evidenceOf(standing), now())) unchanged[artifact.name] = standing.newest.name.id
 		}
 		return unchanged

@@ -1,11 +1,12 @@
 // Puts a snapshot into a destination, piece by piece, the sidecar last: with it, it counts.
 import type { ArchiveArtifact } from "../artifacts/catalogue.ts"
-import { archiveKey, indexKey, renderSidecar, sidecarKey } from "../artifacts/snapshot.ts"
-import { canHeal, fetchArchive, labelOf, type Source } from "../artifacts/source.ts"
+import { archiveKey, aSecondLater, indexKey, renderSidecar, sidecarKey } from "../artifacts/snapshot.ts"
+import { alone, canHeal, fetchArchive, isAnothers, labelOf, type Source } from "../artifacts/source.ts"
 import { spaceFactor, type Taken } from "../artifacts/take.ts"
 import { digestFile } from "../artifacts/tree.ts"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import type { Report } from "../plan/step.ts"
+import type { Lease } from "../storage/share-lock.ts"
 import { type StepContext, workDirectory } from "./context.ts"
 
 type Facts = { sizeBytes: number; digest: string }
@@ -20,16 +21,39 @@ export type Storing = {
 }
 
 /**
+ * While no other host writes there. A name that is another host's, taken in the same second of the same bytes, is left
+ * to it, and this one is dated a second later.
  * @throws {OperatorError} when the destination doesn't take it; what stands there then doesn't count
  */
 export async function storeSnapshot(
 	storing: Storing,
 	destination: Source,
-	{ id, sidecar, archiveFile, indexFile }: Taken,
+	snapshot: Taken,
 	report: Report,
 ): Promise<void> {
 	const { context, artifact } = storing
-	const { host } = context
+	const purpose = `backup of ${artifact.name}`
+	const again = `comfyume backup ${context.spoken} --only ${artifact.name}`
+	await alone(destination, { purpose, again, note: report.note }, async (lease) => {
+		for (let dated = snapshot; ; dated = { ...dated, ...aSecondLater(dated.sidecar) }) {
+			if (await storeAs(storing, destination, dated, { lease, report })) return
+			const taken = `${dated.id} is another host's on ${labelOf(destination)}`
+			// Its index names it in every line.
+			if (dated.sidecar.incremental !== undefined) throw new OperatorError(taken, { hint: again })
+			report.note(`${taken}: dated a second later`)
+		}
+	})
+}
+
+/** False when the name is another host's. */
+async function storeAs(
+	storing: Storing,
+	destination: Source,
+	{ id, sidecar, archiveFile, indexFile }: Taken,
+	{ lease, report }: { lease: Lease; report: Report },
+): Promise<boolean> {
+	const { context, artifact } = storing
+	const { host, environment } = context
 	const { incremental, digest, sizeBytes } = sidecar
 	const key = (archive: string) => archiveKey(sidecar, archive)
 	const pieces: Piece[] = [
@@ -49,11 +73,16 @@ export async function storeSnapshot(
 					},
 				]),
 	]
+	const isTaken = () => isAnothers(destination, { id, sidecar })
+	// What stands under its name is whole, and must not be taken for a damaged piece of this one.
+	if (incremental !== undefined && (await isTaken())) return false
 	for (const piece of pieces) await putPiece(storing, destination, piece, report)
 	const file = `${workDirectory}/${artifact.name}.sidecar.json`
 	await host.write(file, renderSidecar(sidecar), { mode: 0o600 })
 	const facts = await digestFile(host.path(file))
-	await putWhole(storing, destination, { key: sidecarKey(sidecar, id), file, ...facts })
+	// From here on it counts.
+	await lease.require()
+	return putWhole(storing, destination, { key: sidecarKey(sidecar, id), file, ...facts, isTaken })
 }
 
 async function putPiece(storing: Storing, destination: Source, piece: Piece, report: Report): Promise<void> {
@@ -66,7 +95,10 @@ async function putPiece(storing: Storing, destination: Source, piece: Piece, rep
 			`${destination.name} has ${free} bytes free, ${needBytes} are needed for ${storing.artifact.name}`,
 			{ exitCode: exitCodes.noSpace, hint: `df -h ${store.place}` },
 		)
-	if (piece.file !== undefined) return putWhole(storing, destination, { ...piece, file: piece.file }, report)
+	if (piece.file !== undefined) {
+		await putWhole(storing, destination, { ...piece, file: piece.file }, report)
+		return
+	}
 	const { host } = storing.context
 	const file = await fetchPiece(storing, piece, report)
 	try {
@@ -107,25 +139,36 @@ async function fetchPiece({ context, others }: Storing, piece: Piece, report: Re
 	)
 }
 
-/** What stands there already counts only in its right size: a run that was cut off, or a disk, may have damaged it. */
+/**
+ * What stands there already counts only in its right size: a run that was cut off, or a disk, may have damaged it.
+ * False when `isTaken` says that it is somebody else's.
+ */
 async function putWhole(
 	{ context, artifact }: Storing,
 	{ name, store }: Source,
-	{ key, file, sizeBytes, digest }: Facts & { key: string; file: string },
+	{
+		key,
+		file,
+		sizeBytes,
+		digest,
+		isTaken,
+	}: Facts & { key: string; file: string; isTaken?: () => Promise<boolean> },
 	report?: Report,
-): Promise<void> {
+): Promise<boolean> {
 	const { host, signal, now, spoken } = context
 	const onProgress = (doneBytes: number) =>
 		report?.progress({ doneBytes, totalBytes: sizeBytes, from: `to ${name}` })
 	const put = () => store.put(key, host.path(file), { sizeBytes, digest, ifAbsent: true, signal, onProgress })
-	if ((await put()) === "stored") return
-	if ((await store.head(key))?.sizeBytes === sizeBytes) return
+	if ((await put()) === "stored") return true
+	if ((await isTaken?.()) === true) return false
+	if ((await store.head(key))?.sizeBytes === sizeBytes) return true
 	if (!canHeal(store))
 		throw new OperatorError(`${key} stands damaged on ${name}, where nothing is replaced`, {
 			hint: `comfyume backup ${spoken} --only ${artifact.name}   # once the server's files have changed`,
 		})
 	await store.setAside(key, now())
 	await put()
+	return true
 }
 
 /** Several destinations failed: one error says all of it. */

@@ -8,15 +8,22 @@ const longestPartBytes = 220
 const partialName = /^\..*\.partial$/
 const setAsideName = /\.bad-\d{8}T\d{6}Z(?:-\d+)?$/
 
+/**
+ * The file that is locked below an environment's snapshots on the share, and beside the models while one is put right:
+ * two hosts of one share don't do it both.
+ */
+export const lockName = ".comfyume.lock"
+
 /** What a sidecar or a record is called from the beginning of its removal to its end. */
 export const removingEnding = ".removing"
 
 /**
- * True for the names that a store keeps for itself: uploads and removals under way, and copies set aside. `list` passes
- * over them.
+ * True for the names that a store keeps for itself: uploads and removals under way, copies set aside, and locks. `list`
+ * passes over them.
  */
 export function isReservedName(name: string): boolean {
 	return (
+		name === lockName ||
 		partialName.test(name) ||
 		setAsideName.test(name) ||
 		[".json", ".tar.zst"].some((ending) => name.endsWith(`${ending}${removingEnding}`))
@@ -48,7 +55,9 @@ export function checkKey(key: string, store: string): void {
 export function checkNewKey(key: string, store: string): void {
 	checkKey(key, store)
 	if (isReservedName(key.slice(key.lastIndexOf("/") + 1)))
-		throw badKey(`${key} can't be put into ${store}: such names are kept for partial and damaged copies`)
+		throw badKey(
+			`${key} can't be put into ${store}: such names are kept for partial and damaged copies and for locks`,
+		)
 }
 
 /** @throws {OperatorError} for a prefix that neither is empty nor is a key followed by `/`. */

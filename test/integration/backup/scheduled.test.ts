@@ -160,6 +160,32 @@ describe("the incidents", () => {
 	})
 })
 
+test("a place that is down doesn't make the other look as if nobody had looked there", async () => {
+	sandbox.at("2026-11-21T06:17:00Z")
+	await run()
+	rmSync(sandbox.share, { recursive: true })
+	sandbox.at("2026-11-21T14:17:00Z")
+	const ran = await run()
+	expect(ran.exitCode, said(ran)).toBe(4)
+	expect(readdirSync(join(sandbox.second, "sandbox/records/backups/app-1"))).toEqual([
+		"20261121T141700Z.json",
+	])
+	sandbox.at("2026-11-21T17:00:00Z")
+	expect(rows(await status())).toEqual(["home r2 true", "project r2 true"])
+})
+
+test("what only a snapshot from the future holds is not noted under an older one", async () => {
+	sandbox.at("2026-11-21T06:17:00Z")
+	await sandbox.backup(server, { only: ["home"], scheduled: true })
+	writeFileSync(join(server, "home/dev/new.txt"), "newer")
+	sandbox.at("2026-11-21T11:17:00Z")
+	await sandbox.backup(server, { only: ["home"], scheduled: true })
+	sandbox.at("2026-11-21T07:17:00Z")
+	const ran = await sandbox.backup(server, { only: ["home"], scheduled: true })
+	expect(ran.outcome("home"), said(ran)).toBe("satisfied")
+	expect(readdirSync(join(sandbox.share, "sandbox"))).not.toContain("records")
+})
+
 test("a snapshot of another host is none of this host's", async () => {
 	sandbox.at("2026-11-21T06:17:00Z")
 	await run()

@@ -86,9 +86,10 @@ test("a damaged object is set aside under its own name and time, and never over 
 	expect((await readdir(join(share, "a"))).length).toBe(2)
 })
 
-test("partial files of an upload that died, and symbolic links, are no objects", async () => {
+test("partial files of an upload that died, locks and symbolic links are no objects", async () => {
 	await put("a/b", "b")
 	await writeFile(join(share, "a/.c.01234567.partial"), "half")
+	await writeFile(join(share, "a/.comfyume.lock"), "1 free, since yesterday")
 	await symlink("/etc/passwd", join(share, "a/link"))
 	expect(await keys("a/")).toEqual(["a/b"])
 	expect(await open().head("a/link")).toBeUndefined()
