@@ -1,4 +1,4 @@
-// Preloaded into comfyume (`node --import`): ends it with SIGKILL right before the n-th time that it would change
+// Preloaded into comfyume (`node --import`): ends it with SIGKILL (or what else is asked for) right before the n-th time that it would change
 // something, or right after it has started a program that does. Nothing is left to luck: every n is tried in turn.
 import childProcess from "node:child_process"
 import { closeSync, openSync, writeSync } from "node:fs"
@@ -7,6 +7,7 @@ import { syncBuiltinESMExports } from "node:module"
 
 const killAt = Number(process.env.COMFYUME_TEST_KILL_AT)
 const log = process.env.COMFYUME_TEST_KILL_LOG ?? ""
+const signal = process.env.COMFYUME_TEST_KILL_SIGNAL ?? "SIGKILL"
 // These write for a while, and go on when comfyume is gone.
 const writers = /^(tar|git (-C \S+ )?(clone|fetch|checkout))\b/
 const others = /^(chmod|chown|xargs|cp|sync|systemctl (start|stop|restart)|tailscale up)\b/
@@ -18,7 +19,7 @@ function change(what: string): void {
 	const file = openSync(log, "a")
 	writeSync(file, what)
 	closeSync(file)
-	process.kill(process.pid, "SIGKILL")
+	process.kill(process.pid, signal)
 }
 
 type Changing = "rename" | "link" | "open" | "writeFile" | "appendFile"
