@@ -143,14 +143,19 @@ async function* walk(root: string, prefix: string, doing: string): AsyncGenerato
 	const sorted = entries
 		.map((entry) => ({ entry, order: Buffer.from(entry.isDirectory() ? `${entry.name}/` : entry.name) }))
 		.sort((a, b) => a.order.compare(b.order))
-	for (const { entry } of sorted) {
+	// At once: on a share each is a question to its server.
+	const looks = await Promise.all(
+		sorted.map(async ({ entry }) =>
+			entry.isFile() && !isReservedName(entry.name)
+				? lstatOrNothing(join(root, prefix + entry.name), doing)
+				: undefined,
+		),
+	)
+	for (const [index, { entry }] of sorted.entries()) {
 		const key = prefix + entry.name
-		if (entry.isDirectory()) {
-			yield* walk(root, `${key}/`, doing)
-		} else if (entry.isFile() && !isReservedName(entry.name)) {
-			const stats = await lstatOrNothing(join(root, key), doing)
-			if (stats !== undefined) yield headOf(key, stats)
-		}
+		const stats = looks[index]
+		if (entry.isDirectory()) yield* walk(root, `${key}/`, doing)
+		else if (stats !== undefined) yield headOf(key, stats)
 	}
 }
 
