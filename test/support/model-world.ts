@@ -16,6 +16,7 @@ import { dirname, join } from "node:path"
 import { Readable } from "node:stream"
 import { fileURLToPath } from "node:url"
 import { planBackup } from "../../src/commands/backup.ts"
+import { planStatus } from "../../src/commands/backup-status.ts"
 import { planRestore, type RestoreOptions } from "../../src/commands/restore.ts"
 import {
 	type Manifest,
@@ -205,6 +206,8 @@ export async function createModelWorld({ large = false } = {}) {
 					}),
 				options,
 			),
+		/** What `backup status` says of the models. */
+		status: () => run((context) => planStatus(context, packageRoot, { only: ["models"], skip: [] })),
 		heal: (options: Partial<HealModelsOptions> & { directory?: string; dryRun?: boolean } = {}) =>
 			run(
 				async (context) =>
