@@ -37,7 +37,7 @@ afterAll(() => world?.[Symbol.asyncDispose]())
  */
 const notesOf = () =>
 	[...inventory(world.path("server/var/lib/comfyume")).keys()].filter(
-		(path) => !/^\/lineage\/.*\.partial$/.test(path) && path !== "/work",
+		(path) => !/^\/(lineage|digests)\/.*\.partial$/.test(path) && path !== "/work",
 	)
 
 /** The world as it was made, again and again. */
@@ -111,7 +111,7 @@ describe("backup killed while R2 takes", () => {
 		const stored = await storedIn(world)
 		expect(wrongWith(stored)).toEqual([])
 		expect(contentsOf(stored)).toHaveLength(2)
-		expect(notesOf()).toEqual(["/lineage", "/lineage/fail2ban"])
+		expect(notesOf()).toEqual(["/digests", "/lineage", "/digests/fail2ban.json", "/lineage/fail2ban"])
 	})
 })
 
