@@ -53,7 +53,7 @@ async function storeAs(
 	{ lease, report }: { lease: Lease; report: Report },
 ): Promise<boolean> {
 	const { context, artifact } = storing
-	const { host, environment } = context
+	const { host } = context
 	const { incremental, digest, sizeBytes } = sidecar
 	const key = (archive: string) => archiveKey(sidecar, archive)
 	const pieces: Piece[] = [

@@ -89,7 +89,8 @@ export function shareLock(options: ShareLockOptions): ShareLock {
 				wait: {
 					ms: patient ? waitMs : 0,
 					signal,
-					onWait: (holder) => note(`waits until ${holder || "another run"} has given back ${shown}`),
+					onWait: (holder) =>
+						note(`waits for the share's lock, which is held: ${holder || "by a run that just began"}`),
 				},
 			})
 			const before = await look(lock)

@@ -163,12 +163,12 @@ describe("the lock of the share", () => {
 		const held = holder().hold({ ...asked, purpose: "backup of home" }, () => waits.promise)
 		await expect.poll(() => existsSync(lockOf()) && lines(lockOf())).toMatch(/^1 backup of home/)
 		const ran = await sandbox.backup(app, { only }, (event) => {
-			if (event.event === "note" && event.text.startsWith("waits until")) waits.resolve()
+			if (event.event === "note" && event.text.startsWith("waits for")) waits.resolve()
 		})
 		await held
 		expect(ran.exitCode, said(ran)).toBe(0)
 		expect(ran.notes.join()).toMatch(
-			/waits until 1 backup of home, sandbox gpu-1, process \d+ of \w+, boot [0-9a-f]{8}, since 2026-11-21T05:59:00.000Z, run a1b2 has given back/,
+			/waits for the share's lock, which is held: 1 backup of home, sandbox gpu-1, process \d+ of \w+, boot [0-9a-f]{8}, since 2026-11-21T05:59:00.000Z, run a1b2/,
 		)
 		expect(ran.notes.join()).not.toMatch(/taken over/)
 		expect(lines(lockOf())).toMatch(/^2 free, since /)

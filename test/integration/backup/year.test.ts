@@ -301,5 +301,5 @@ test(
 		expect(counts.statuses).toBeGreaterThan(hours / 24 - 6)
 		expect(readFileSync(join(sandbox.share, "sandbox/.comfyume.lock"), "utf8")).toMatch(/^\d+ free, /)
 	},
-	runs(1) > 1 ? 3_600_000 : 600_000,
+	runs(1) > 1 ? 7_200_000 : 1_200_000,
 )
