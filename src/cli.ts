@@ -27,6 +27,10 @@ const commands: Readonly<
 		load: () => import("./commands/backup.ts"),
 		under: [() => import("./commands/backup-status.ts"), () => import("./commands/backup-retention.ts")],
 	},
+	timers: {
+		summary: "have backups come by themselves, and see whether they did",
+		load: () => import("./commands/timers.ts"),
+	},
 	"verify-models": {
 		summary: "say which models are there, whole, and what they should be",
 		load: () => import("./commands/verify-models.ts"),
