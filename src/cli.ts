@@ -31,6 +31,10 @@ const commands: Readonly<
 		summary: "have backups come by themselves, and see whether they did",
 		load: () => import("./commands/timers.ts"),
 	},
+	"disk-check": {
+		summary: "say how full the file systems are, and whether there is room",
+		load: () => import("./commands/disk-check.ts"),
+	},
 	"verify-models": {
 		summary: "say which models are there, whole, and what they should be",
 		load: () => import("./commands/verify-models.ts"),

@@ -2,9 +2,10 @@
 import type { ArchiveArtifact } from "../artifacts/catalogue.ts"
 import { archiveKey, indexKey, renderSidecar, sidecarKey } from "../artifacts/snapshot.ts"
 import { canHeal, fetchArchive, labelOf, type Source } from "../artifacts/source.ts"
-import { spaceFactor, type Taken } from "../artifacts/take.ts"
+import type { Taken } from "../artifacts/take.ts"
 import { digestFile } from "../artifacts/tree.ts"
-import { exitCodes, messageOf, OperatorError } from "../errors.ts"
+import { messageOf, OperatorError } from "../errors.ts"
+import { requireRoom, requireSpace, spaceFactor } from "../host/disk.ts"
 import type { Report } from "../plan/step.ts"
 import { type StepContext, workDirectory } from "./context.ts"
 
@@ -59,13 +60,14 @@ export async function storeSnapshot(
 async function putPiece(storing: Storing, destination: Source, piece: Piece, report: Report): Promise<void> {
 	const { store } = destination
 	if (piece.file === undefined && (await store.head(piece.key))?.sizeBytes === piece.sizeBytes) return
-	const free = await store.freeBytes?.()
-	const needBytes = Math.ceil(piece.sizeBytes * spaceFactor)
-	if (free !== undefined && free < needBytes)
-		throw new OperatorError(
-			`${destination.name} has ${free} bytes free, ${needBytes} are needed for ${storing.artifact.name}`,
-			{ exitCode: exitCodes.noSpace, hint: `df -h ${store.place}` },
-		)
+	requireRoom(await store.room?.(), {
+		bytes: Math.ceil(piece.sizeBytes * spaceFactor),
+		// The piece, its sidecar, and directories on the way.
+		files: 4,
+		shown: destination.name,
+		forWhat: storing.artifact.name,
+		directory: store.place,
+	})
 	if (piece.file !== undefined) return putWhole(storing, destination, { ...piece, file: piece.file }, report)
 	const { host } = storing.context
 	const file = await fetchPiece(storing, piece, report)
@@ -82,6 +84,11 @@ async function fetchPiece({ context, others }: Storing, piece: Piece, report: Re
 	const file = `${workDirectory}/piece`
 	const tried: string[] = []
 	await host.files.makeDirectory(workDirectory, 0o700)
+	await requireSpace(host.path(workDirectory), {
+		bytes: Math.ceil(piece.sizeBytes * spaceFactor),
+		shown: `${workDirectory} on ${host.name}`,
+		directory: workDirectory,
+	})
 	for (const source of others) {
 		if (source.trouble !== undefined) continue
 		try {

@@ -55,7 +55,7 @@ export function timerStep(context: StepContext, timer: Timer, requires: readonly
 	const unit = `${unitName(timer)}.timer`
 	return {
 		id: `timer-${timer.name}`,
-		title: `${timer.about} by itself`,
+		title: `the timer ${timer.name}`,
 		requires,
 		async check(report) {
 			await requireRunnable(context)

@@ -23,9 +23,9 @@ describeWith("instances", "a full disk", () => {
 		await world[Symbol.asyncDispose]()
 	})
 
-	const mountSmall = (directory: string) => {
+	const mountSmall = (directory: string, options = "size=300k") => {
 		mkdirSync(directory, { recursive: true })
-		execFileSync("mount", ["-t", "tmpfs", "-o", "size=300k", "tmpfs", directory])
+		execFileSync("mount", ["-t", "tmpfs", "-o", options, "tmpfs", directory])
 		mounted.push(directory)
 	}
 	const grow = (directory: string) => execFileSync("mount", ["-o", "remount,size=8m", directory])
@@ -54,6 +54,24 @@ describeWith("instances", "a full disk", () => {
 		grow(world.share)
 		const again = await world.run(["backup", "--json"])
 		expect([again.exitCode, again.outcomes.home]).toEqual([0, "applied"])
+	})
+
+	test("without inodes is one without room", async () => {
+		for (let index = 0; index < 30; index++) writeFileSync(world.path(`server/home/dev/${index}`), "")
+		mountSmall(world.share, "size=8m,nr_inodes=4")
+		const backup = await world.run(["backup", "--only", "home", "--json"])
+		expect(backup.exitCode, backup.stdout).toBe(7)
+		expect(backup.stdout).toMatch(/share has \d inodes free, 4 are needed for home.*"hint":"df -i /)
+		execFileSync("mount", ["-o", "remount,nr_inodes=100", world.share])
+		expect((await world.run(["backup", "--only", "home"])).exitCode).toBe(0)
+
+		await world.loseServer()
+		mountSmall(world.path("server/home"), "size=8m,nr_inodes=15")
+		const restore = await world.run(["restore", "--only", "home", "--json"])
+		expect(restore.exitCode, restore.stdout).toBe(7)
+		expect(restore.stdout).toMatch(/staging on app-1 has \d+ inodes free, \d+ are needed/)
+		execFileSync("mount", ["-o", "remount,nr_inodes=1000", world.path("server/home")])
+		expect((await world.run(["restore", "--only", "home"])).exitCode).toBe(0)
 	})
 
 	test("of the server's own work directory ends a backup with 7, and leaves nothing there", async () => {
