@@ -69,7 +69,7 @@ describeWith("instances", "a full disk", () => {
 		mountSmall(world.path("server/home"), "size=8m,nr_inodes=15")
 		const restore = await world.run(["restore", "--only", "home", "--json"])
 		expect(restore.exitCode, restore.stdout).toBe(7)
-		expect(restore.stdout).toMatch(/staging on app-1 has \d+ inodes free, \d+ are needed/)
+		expect(restore.stdout).toMatch(/"because":"\/home on app-1 has \d+ inodes free, \d+ are needed/)
 		execFileSync("mount", ["-o", "remount,nr_inodes=1000", world.path("server/home")])
 		expect((await world.run(["restore", "--only", "home"])).exitCode).toBe(0)
 	})
