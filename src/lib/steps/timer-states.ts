@@ -1,5 +1,5 @@
 // What became of the timers: whether each is there, when it last came and how that run ended, and when it comes again.
-import { command } from "../host/command.ts"
+import { command, withOptions } from "../host/command.ts"
 import type { TimerFacts } from "../plan/events.ts"
 import { needed, type Step, satisfied } from "../plan/step.ts"
 import { formatSeconds } from "../ui/format.ts"
@@ -57,8 +57,8 @@ export function timerState(context: StepContext, timer: Timer): Step {
 
 async function runsOfUnit({ host }: StepContext, unit: string): Promise<Runs> {
 	const show = async (name: string, properties: string) => {
-		const words = ["show", name, "--timestamp=unix", `--property=${properties}`]
-		const { stdout } = await host.capture(command("systemctl", ...words))
+		const asked = command("systemctl", "show", name, `--property=${properties}`)
+		const { stdout } = await host.capture(withOptions(asked, { environment: { TZ: "UTC" } }))
 		return new Map(
 			stdout.split("\n").map((line) => {
 				const [key = "", ...value] = line.split("=")
@@ -87,10 +87,10 @@ async function runsOfUnit({ host }: StepContext, unit: string): Promise<Runs> {
 	return { ...runs, ...resultOf(byItself ? `exit ${status}` : `${outcome} (${status})`) }
 }
 
-/** systemd's `@1790000000`; nothing where there is none. */
+/** systemd's `Fri 2026-11-27 08:17:00 UTC`; nothing where there is none. */
 function timeOf(text: string | undefined): Date | undefined {
-	const [, seconds] = /^@(\d+)/.exec(text ?? "") ?? []
-	return seconds === undefined || seconds === "0" ? undefined : new Date(Number(seconds) * 1000)
+	const [, day, time] = /^\w+ (\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d) UTC$/.exec(text ?? "") ?? []
+	return day === undefined ? undefined : new Date(`${day}T${time}Z`)
 }
 
 /** The log's last line of an end; and whether cron has come at all since it should have. */

@@ -60,14 +60,16 @@ export function timerStep(context: StepContext, timer: Timer, requires: readonly
 		async check(report) {
 			await requireRunnable(context)
 			const { by, files } = await filesHere(context, timer)
-			for (const file of files) {
-				const found = (await host.read(file[0]))?.toString()
-				if (found === file[1]) continue
-				if (found !== undefined) refuseForeign(file, found)
+			const different: string[] = []
+			for (const [path, text] of files) {
+				const found = (await host.read(path))?.toString()
+				if (found === text) continue
+				if (found !== undefined) refuseForeign([path, text], found)
 				const change = found === undefined ? "new" : "changed"
-				report.change({ change, name: file[0], diff: diffLines(found ?? "", file[1]) })
-				return needed(`${file[0]} is not there as it should be`)
+				report.change({ change, name: path, diff: diffLines(found ?? "", text) })
+				different.push(path)
 			}
+			if (different.length > 0) return needed(`not there as it should be: ${different.join(", ")}`)
 			if (by === "cron") return await cronIsThere(context, timer)
 			const off = await offBecause(context, unit)
 			return off === undefined ? satisfied(`${unit} is enabled`) : needed(off)
@@ -108,15 +110,16 @@ export function timerGone(context: StepContext, timer: Timer): Step {
 			const systemctl = (...words: string[]) =>
 				host.execute(command("systemctl", ...words), { allowedExitCodes: [1, 5] })
 			if (by === "systemd") {
-				// Also a run that is under way, and the note of when it last came.
+				// Also a run that is under way.
 				await systemctl("disable", "--now", `${unit}.timer`)
 				await systemctl("stop", `${unit}.service`)
-				await systemctl("clean", "--what=state", `${unit}.timer`)
 			}
 			for (const [path] of await present()) await host.files.remove(path)
+			// systemd's note of when it last came.
+			await host.files.remove(`/var/lib/systemd/timers/stamp-${unit}.timer`)
 			if (by !== "systemd") return
 			await systemctl("daemon-reload")
-			await systemctl("reset-failed", `${unit}.service`)
+			for (const kind of ["service", "timer"]) await systemctl("reset-failed", `${unit}.${kind}`)
 		},
 	}
 }

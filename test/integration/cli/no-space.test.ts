@@ -1,5 +1,5 @@
 // A full disk: the artifact that doesn't fit stops alone, nothing half-written is left, and room lets it through.
-import { execFileSync } from "node:child_process"
+import { execFileSync, spawnSync } from "node:child_process"
 import { randomBytes } from "node:crypto"
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs"
 import { afterEach, beforeEach, expect, test } from "vitest"
@@ -54,6 +54,30 @@ describeWith("instances", "a full disk", () => {
 		grow(world.share)
 		const again = await world.run(["backup", "--json"])
 		expect([again.exitCode, again.outcomes.home]).toEqual([0, "applied"])
+	})
+
+	// Incident 1, as it happened: the script checked the disk first, under `set -e`, with its stderr thrown away.
+	test("ended a script before its first backup and nobody heard; status says so, and a run of ours goes on", async () => {
+		mountSmall(world.share)
+		writeFileSync(`${world.share}/filling`, randomBytes(285 * 1024))
+		const comfyume = (...words: string[]) =>
+			`"${process.execPath}" "${world.path("package/bin/comfyume.js")}" ${words.join(" ")} --env sandbox --config "${world.configuration}"`
+		const script = `set -e
+${comfyume("disk-check", "--block")} >/dev/null 2>&1
+${comfyume("backup")}
+`
+		const cron = spawnSync("sh", ["-c", script], { encoding: "utf8" })
+		expect([cron.status, cron.stdout, cron.stderr]).toEqual([7, "", ""])
+		expect(await storedIn(world)).toEqual([])
+		const status = await world.run(["backup", "status", "--quiet"])
+		expect(status.exitCode).toBe(3)
+		expect(status.stderr).toMatch(/failed: home on r2: no snapshot of this host/)
+
+		const ours = await world.run(["backup", "--scheduled", "--quiet"])
+		expect(ours.exitCode, ours.stderr).not.toBe(0)
+		expect(ours.stderr).toMatch(/failed: home: share has \d+ bytes free/)
+		const onR2 = await world.run(["backup", "status", "--only", "fail2ban", "--json"])
+		expect(onR2.outcomes["fail2ban/r2"], onR2.stdout).toBe("satisfied")
 	})
 
 	test("without inodes is one without room", async () => {
