@@ -185,7 +185,8 @@ function listen() {
 		plain.event(event)
 		if (event.event === "end") rows = event.summary as SummaryRow[]
 		if (event.event === "progress" && event.from?.startsWith("to ") === true)
-			sent.set(`${event.step} ${event.from}`, event.doneBytes)
+			// A snapshot may go in pieces, each of its own size.
+			sent.set(`${event.step} ${event.from} ${event.totalBytes}`, event.doneBytes)
 	}
 	return {
 		reporter: { event, close: async () => {} },

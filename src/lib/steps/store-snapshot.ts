@@ -4,7 +4,7 @@ import { archiveKey, indexKey, renderSidecar, sidecarKey } from "../artifacts/sn
 import { canHeal, fetchArchive, labelOf, type Source } from "../artifacts/source.ts"
 import type { Taken } from "../artifacts/take.ts"
 import { digestFile } from "../artifacts/tree.ts"
-import { messageOf, OperatorError } from "../errors.ts"
+import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { requireRoom, requireSpace, spaceFactor } from "../host/disk.ts"
 import type { Report } from "../plan/step.ts"
 import { type StepContext, workDirectory } from "./context.ts"
