@@ -4,7 +4,7 @@ import { lstat } from "node:fs/promises"
 import { dirname, join } from "node:path"
 import { codeOf, exitCodes, messageOf, OperatorError, systemError } from "../errors.ts"
 import { command } from "../host/command.ts"
-import { requireSpace, spaceFactor } from "../host/disk.ts"
+import { requireSpaceOn, spaceFactor } from "../host/disk.ts"
 import { isRootsOwn } from "../host/held-directory.ts"
 import type { LocalHost } from "../host/local.ts"
 import { unpackArchive } from "./archive.ts"
@@ -44,11 +44,7 @@ export async function replaceWith(
 	try {
 		const bytes = Math.ceil(verified.tree.sizeBytes * spaceFactor)
 		const files = tree.entries.length
-		for (const directory of [staging, standing])
-			await requireSpace(host.path(directory), {
-				...{ bytes, files, directory },
-				shown: `${directory} on ${host.name}`,
-			})
+		for (const directory of [staging, standing]) await requireSpaceOn(host, directory, { bytes, files })
 		for (const { archiveFile, members } of verified.parts)
 			await unpackArchive(host, archiveFile, staging, members)
 		await demandModes(host, tree, staging)

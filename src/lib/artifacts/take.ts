@@ -2,7 +2,7 @@
 // must be true of it from now on.
 import { OperatorError } from "../errors.ts"
 import { isDatabaseName } from "../formats/sqlite-files.ts"
-import { requireSpace, spaceFactor } from "../host/disk.ts"
+import { requireSpaceOn, spaceFactor } from "../host/disk.ts"
 import type { LocalHost } from "../host/local.ts"
 import { type DigestCache, isSame } from "../models/digest-cache.ts"
 import { locate } from "../models/kind.ts"
@@ -140,11 +140,7 @@ export async function takeSnapshot(work: Taking): Promise<Taken> {
 		const { pack } = packing
 		// Both forms at once, where it is encrypted.
 		const bytes = Math.ceil(pack.sizeBytes * spaceFactor) * (work.recipients.length > 0 ? 2 : 1)
-		await requireSpace(host.path(workDirectory), {
-			bytes,
-			shown: `${workDirectory} on ${host.name}`,
-			directory: workDirectory,
-		})
+		await requireSpaceOn(host, workDirectory, { bytes })
 		// There before tar opens it: it stays a file that nobody else can read.
 		await host.write(archiveFile, "", { mode: 0o600 })
 		await createArchive(host, pack, archiveFile, { directory: copies, paths: staged })

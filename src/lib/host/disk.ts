@@ -3,6 +3,7 @@ import { statfs } from "node:fs/promises"
 import { exitCodes, OperatorError, systemError } from "../errors.ts"
 import { command, withOptions } from "./command.ts"
 import type { Host } from "./host.ts"
+import type { LocalHost } from "./local.ts"
 
 /** Room that must be free before bytes are written, as a multiple of what will be written. */
 export const spaceFactor = 1.2
@@ -65,6 +66,17 @@ export async function requireSpace(directory: string, need: Need): Promise<void>
 	}
 	requireRoom(room, need)
 }
+
+/**
+ * The same for a directory of a host whose disk is at hand.
+ * @throws {OperatorError} (7) as above
+ */
+export const requireSpaceOn = (
+	host: LocalHost,
+	directory: string,
+	need: Pick<Need, "bytes" | "files">,
+): Promise<void> =>
+	requireSpace(host.path(directory), { ...need, shown: `${directory} on ${host.name}`, directory })
 
 export type FileSystem = {
 	/** Of the kernel: what two paths share that lie on one file system. */

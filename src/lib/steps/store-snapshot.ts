@@ -5,7 +5,7 @@ import { canHeal, fetchArchive, labelOf, type Source } from "../artifacts/source
 import type { Taken } from "../artifacts/take.ts"
 import { digestFile } from "../artifacts/tree.ts"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
-import { requireRoom, requireSpace, spaceFactor } from "../host/disk.ts"
+import { requireRoom, requireSpaceOn, spaceFactor } from "../host/disk.ts"
 import type { Report } from "../plan/step.ts"
 import { type StepContext, workDirectory } from "./context.ts"
 
@@ -84,11 +84,7 @@ async function fetchPiece({ context, others }: Storing, piece: Piece, report: Re
 	const file = `${workDirectory}/piece`
 	const tried: string[] = []
 	await host.files.makeDirectory(workDirectory, 0o700)
-	await requireSpace(host.path(workDirectory), {
-		bytes: Math.ceil(piece.sizeBytes * spaceFactor),
-		shown: `${workDirectory} on ${host.name}`,
-		directory: workDirectory,
-	})
+	await requireSpaceOn(host, workDirectory, { bytes: Math.ceil(piece.sizeBytes * spaceFactor) })
 	for (const source of others) {
 		if (source.trouble !== undefined) continue
 		try {
