@@ -42,7 +42,9 @@ export async function requireRunnable({ host, environment, hostConfiguration }: 
 export const runsFindAll = (context: StepContext): Step => ({
 	id: "runs",
 	title: "what the timers' runs need",
-	check: async () => {
+	check: async (report) => {
+		if (context.environment.notifications === undefined)
+			report.note("nobody is told how runs end: notifications are not configured")
 		await requireRunnable(context)
 		return satisfied(`${program}, and /etc/comfyume says what it is about`)
 	},
