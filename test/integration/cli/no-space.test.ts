@@ -40,7 +40,8 @@ describeWith("instances", "a full disk", () => {
 		expect(backup.exitCode, backup.stdout).toBe(7)
 		const { home, ...others } = backup.outcomes
 		expect(home).toBe("failed")
-		expect(new Set(Object.values(others))).toEqual(new Set(["applied"]))
+		// The catalogue has more than this small server.
+		expect(new Set(Object.values(others))).toEqual(new Set(["applied", "satisfied"]))
 		expect(backup.events).toContainEqual(
 			expect.objectContaining({
 				event: "step",
@@ -105,7 +106,7 @@ ${comfyume("backup")}
 		expect(backup.stderr).toMatch(
 			/\nfailed: home: \/var\/lib\/comfyume\/work on app-1 has \d+ bytes free, \d+ are needed\n {2}try: df -h \/var/,
 		)
-		expect(backup.stderr).toContain("7 applied, 1 failed")
+		expect(backup.stderr).toMatch(/7 applied, \d+ already right, 1 failed/)
 		expect(partials(world.path("server/var/lib/comfyume"))).toEqual([])
 		grow(world.path("server/var/lib/comfyume"))
 		expect((await world.run(["backup"])).exitCode).toBe(0)
