@@ -27,6 +27,14 @@ const commands: Readonly<
 		load: () => import("./commands/backup.ts"),
 		under: [() => import("./commands/backup-status.ts"), () => import("./commands/backup-retention.ts")],
 	},
+	timers: {
+		summary: "have backups come by themselves, and see whether they did",
+		load: () => import("./commands/timers.ts"),
+	},
+	"disk-check": {
+		summary: "say how full the file systems are, and whether there is room",
+		load: () => import("./commands/disk-check.ts"),
+	},
 	"verify-models": {
 		summary: "say which models are there, whole, and what they should be",
 		load: () => import("./commands/verify-models.ts"),

@@ -4,6 +4,7 @@ import type { Plan } from "../lib/plan/step.ts"
 import { artifactsOf } from "../lib/steps/artifacts.ts"
 
 import type { StepContext } from "../lib/steps/context.ts"
+import { notifyOption } from "../lib/steps/notify.ts"
 import { retentionPlan, retentionReport } from "../lib/steps/retention.ts"
 import {
 	type CommonOptions,
@@ -31,12 +32,14 @@ export function create(run: CommandRun): Command {
 		)
 		.addOption(new Option("--skip <artifacts>", "all but these").argParser(names).default([], "none"))
 		.option("--report", "only say what the same classes wouldn't keep of what R2 holds")
+		.option(...notifyOption)
 		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 5, 6, 8, 129, 130, 143]))
 		.action((_own: RetentionOptions, command: Command) => {
 			const options: RetentionOptions = command.optsWithGlobals()
 			const report = options.report === true
 			return runCommand(run, {
 				command: "backup",
+				task: "retention",
 				options,
 				argv: [
 					"retention",

@@ -4,6 +4,7 @@ import type { Plan } from "../lib/plan/step.ts"
 import { artifactsOf } from "../lib/steps/artifacts.ts"
 import { statusPlan } from "../lib/steps/backup-status.ts"
 import type { StepContext } from "../lib/steps/context.ts"
+import { notifyOption } from "../lib/steps/notify.ts"
 import {
 	type CommonOptions,
 	commonOptions,
@@ -29,12 +30,14 @@ export function create(run: CommandRun): Command {
 			new Option("--only <artifacts>", "only these, separated by commas").argParser(names).default([], "all"),
 		)
 		.addOption(new Option("--skip <artifacts>", "all but these").argParser(names).default([], "none"))
+		.option(...notifyOption)
 		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 6, 8, 129, 130, 143]))
 		.action((_own: StatusOptions, command: Command) => {
 			// What `backup` knows too, it has taken already.
 			const options: StatusOptions = command.optsWithGlobals()
 			return runCommand(run, {
 				command: "backup",
+				task: "status",
 				options: withoutDryRun(options),
 				argv: ["status", ...wordsOfNames("--only", options.only), ...wordsOfNames("--skip", options.skip)],
 				checksOnly: true,

@@ -13,6 +13,7 @@ import type { Held, StepContext } from "../lib/steps/context.ts"
 import { parseRate, spokenWords, wordsOfLimit, wordsOfManifest } from "../lib/steps/heal-options.ts"
 import { inTheClear } from "../lib/steps/in-the-clear.ts"
 import { manifestIn, modelManifest, namedManifest } from "../lib/steps/models.ts"
+import { notifyOption } from "../lib/steps/notify.ts"
 import {
 	type CommonOptions,
 	commonOptions,
@@ -65,10 +66,12 @@ export function create(run: CommandRun): Command {
 				parseRate,
 			),
 		)
+		.option(...notifyOption)
 		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 5, 6, 7, 8, 129, 130, 143]))
 		.action((options: BackupOptions) =>
 			runCommand(run, {
 				command: "backup",
+				task: "backup",
 				options,
 				argv: argvOf(options),
 				files: () => namedManifest(run.surroundings, options.manifest),

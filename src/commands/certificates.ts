@@ -18,6 +18,7 @@ import {
 import type { StepContext } from "../lib/steps/context.ts"
 import { type CommonOptions, commonOptions, runCommand } from "../lib/steps/run-command.ts"
 import { openStack } from "../lib/steps/stack.ts"
+import { certificatesTimer } from "../lib/steps/timer-files.ts"
 import { timerStep } from "../lib/steps/timers.ts"
 import { exitStatusHelp } from "../lib/ui/help.ts"
 import type { CommandRun } from "../lib/ui/surroundings.ts"
@@ -140,14 +141,7 @@ const acmeSteps =
 			certificateIssued(work, { force }),
 			certificateInstalled(work),
 			certificateServed(work, ["installed"]),
-			timerStep(work.context, {
-				name: "comfyume-certificates",
-				about: "the certificate is renewed in time",
-				words: ["certificates", "renew", "--quiet"],
-				hours: [3, 15],
-				spreadMinutes: 60,
-				requires: ["installed"],
-			}),
+			timerStep(work.context, certificatesTimer, ["installed"]),
 		]
 	}
 

@@ -83,7 +83,7 @@ environments:
     git:
       project: { remote: "${git.url}/project.git", branch: main, path: /home/dev/project }
       scripts: { remote: "${git.url}/project.git", branch: main, path: /home/dev/scripts }
-`
+${additions.configuration}`
 
 	/** comfyume on the laptop, as an operator types it. */
 	const comfyume = (...argv: string[]): Promise<Ran> =>
@@ -98,6 +98,8 @@ environments:
 			},
 		)
 
+	// What a test adds to the environment, and to the secrets.
+	const additions = { configuration: "", secrets: "" }
 	const configure = (text: string) => writeFile(join(laptop, "comfyume.yaml"), text)
 
 	return {
@@ -140,8 +142,14 @@ environments:
 				join(etc, "comfyume.yaml"),
 				configurationFor(instance.address, identity).replace(/keyFiles: .*/, ""),
 			)
-			await writeFile(join(etc, "secrets.env"), secrets, { mode: 0o600 })
+			await writeFile(join(etc, "secrets.env"), secrets + additions.secrets, { mode: 0o600 })
 			await writeFile(join(etc, "environment"), `${environmentName}\n`)
+		},
+		/** Adds lines to the environment and to the secrets, for configurations that are written from now on. */
+		add: async (configuration: string, moreSecrets: string): Promise<void> => {
+			additions.configuration += configuration
+			additions.secrets += moreSecrets
+			await writeFile(join(laptop, "secrets.env"), secrets + additions.secrets, { mode: 0o600 })
 		},
 		/** Moves everything on the share aside, and gives what moves it back. */
 		emptyShare: async (): Promise<() => Promise<void>> => {

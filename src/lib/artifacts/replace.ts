@@ -4,6 +4,7 @@ import { lstat } from "node:fs/promises"
 import { dirname, join } from "node:path"
 import { codeOf, exitCodes, messageOf, OperatorError, systemError } from "../errors.ts"
 import { command } from "../host/command.ts"
+import { requireSpaceOn, spaceFactor } from "../host/disk.ts"
 import { isRootsOwn } from "../host/held-directory.ts"
 import type { LocalHost } from "../host/local.ts"
 import { unpackArchive } from "./archive.ts"
@@ -12,7 +13,6 @@ import type { Verified } from "./chain.ts"
 import { isWithin } from "./path-pattern.ts"
 import { stamp } from "./snapshot.ts"
 import { type Swap, swapIn, undoSwap } from "./swap.ts"
-import { requireSpace, spaceFactor } from "./take.ts"
 import { differences, readTree, type Tree, type TreeEntry, treeDigest, treeOf } from "./tree.ts"
 
 export type Replaced = {
@@ -42,9 +42,9 @@ export async function replaceWith(
 	await host.files.makeDirectory(base, 0o700)
 	await host.files.makeDirectory(staging, 0o700)
 	try {
-		const needBytes = Math.ceil(verified.tree.sizeBytes * spaceFactor)
-		await requireSpace(host, staging, needBytes)
-		await requireSpace(host, standing, needBytes)
+		const bytes = Math.ceil(verified.tree.sizeBytes * spaceFactor)
+		const files = tree.entries.length
+		for (const directory of [staging, standing]) await requireSpaceOn(host, directory, { bytes, files })
 		for (const { archiveFile, members } of verified.parts)
 			await unpackArchive(host, archiveFile, staging, members)
 		await demandModes(host, tree, staging)

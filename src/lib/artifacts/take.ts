@@ -1,8 +1,8 @@
 // Takes a snapshot: packs what lies on the disk, reads the archive back member by member, and says by its sidecar what
 // must be true of it from now on.
-import { statfs } from "node:fs/promises"
-import { exitCodes, OperatorError } from "../errors.ts"
+import { OperatorError } from "../errors.ts"
 import { isDatabaseName } from "../formats/sqlite-files.ts"
+import { requireSpaceOn, spaceFactor } from "../host/disk.ts"
 import type { LocalHost } from "../host/local.ts"
 import { type DigestCache, isSame } from "../models/digest-cache.ts"
 import { locate } from "../models/kind.ts"
@@ -24,9 +24,6 @@ import {
 	treeDigest,
 	treeOf,
 } from "./tree.ts"
-
-/** Room that must be free before bytes are written, as a multiple of what will be written. */
-export const spaceFactor = 1.2
 
 const attempts = 3
 
@@ -142,8 +139,8 @@ export async function takeSnapshot(work: Taking): Promise<Taken> {
 			: { pack: tree, kept: new Map(), archives: [] }
 		const { pack } = packing
 		// Both forms at once, where it is encrypted.
-		const needBytes = Math.ceil(pack.sizeBytes * spaceFactor) * (work.recipients.length > 0 ? 2 : 1)
-		await requireSpace(host, workDirectory, needBytes)
+		const bytes = Math.ceil(pack.sizeBytes * spaceFactor) * (work.recipients.length > 0 ? 2 : 1)
+		await requireSpaceOn(host, workDirectory, { bytes })
 		// There before tar opens it: it stays a file that nobody else can read.
 		await host.write(archiveFile, "", { mode: 0o600 })
 		await createArchive(host, pack, archiveFile, { directory: copies, paths: staged })
@@ -259,21 +256,3 @@ async function writeIndex(
 
 /** A snapshot that lost more than this part of its predecessor's size is an alarm. */
 const shrinkAlarm = 0.3
-
-/**
- * Makes sure that there is room before anything is written.
- * @param directory path on the host; must exist
- * @throws {OperatorError} (7) naming what is needed and what is free, in bytes
- */
-export async function requireSpace(host: LocalHost, directory: string, needBytes: number): Promise<void> {
-	const { bavail, bsize } = await statfs(host.path(directory))
-	const freeBytes = bavail * bsize
-	if (freeBytes >= needBytes) return
-	throw new OperatorError(
-		`${directory} on ${host.name} has ${freeBytes} bytes free, ${needBytes} are needed`,
-		{
-			exitCode: exitCodes.noSpace,
-			hint: `df -h ${directory}`,
-		},
-	)
-}

@@ -273,6 +273,31 @@ const stackSchema = z.strictObject({
 		.describe("What a user's first page begins with; the first of paths.workflows when it isn't given."),
 })
 
+const webAddress = text(
+	/^https?:\/\/[^/?#@\s]+(\/[^?#\s]*)?$/i,
+	"is not an address without credentials and query",
+	"as in https://hc.example.test",
+)
+
+/** Whom runs with --notify tell how they ended. Each part is for itself: what can't be told hurts nothing else. */
+export const notificationsSchema = z.strictObject({
+	healthchecks: z
+		.strictObject({ url: webAddress.default("https://hc-ping.com").describe("Without the ping key.") })
+		.optional()
+		.describe("Begin, success and failure by the convention of healthchecks.io; HEALTHCHECKS_PING_KEY."),
+	ntfy: z
+		.strictObject({
+			url: webAddress.default("https://ntfy.sh").describe("Without the topic."),
+			priority: z.enum(["min", "low", "default", "high", "max"]).default("high"),
+		})
+		.optional()
+		.describe("Failures, to the topic NTFY_TOPIC."),
+	textfiles: z
+		.strictObject({ directory: absolutePath.describe("On the host; what node_exporter is told to read.") })
+		.optional()
+		.describe("Figures for Prometheus, by node_exporter's textfile collector."),
+})
+
 const environmentSchema = z.strictObject({
 	domain,
 	hosts: z.array(hostSchema).min(1, `has no host${fixMark}add one with name, role and address`),
@@ -288,6 +313,7 @@ const environmentSchema = z.strictObject({
 	git: z.strictObject({ project: repositorySchema, scripts: repositorySchema }),
 	user: userName.default("dev").describe("The platform's own user on the host."),
 	stack: stackSchema.optional().describe("What generate-users and env render the compose project from."),
+	notifications: notificationsSchema.optional().describe("Whom runs with --notify tell how they ended."),
 	directories: z
 		.strictObject({
 			local: absolutePath.default("/root/comfyume-backups").describe("Where restore looks first."),
@@ -373,6 +399,8 @@ type RepositoryConfiguration = { remote: string; branch: string; path: string; c
 /** With every default filled in. */
 export type StackConfiguration = z.output<typeof stackSchema>
 
+export type NotificationsConfiguration = z.output<typeof notificationsSchema>
+
 export type Environment = {
 	name: string
 	domain: string
@@ -384,6 +412,7 @@ export type Environment = {
 	/** The platform's own user on the host. */
 	user: string
 	stack?: StackConfiguration | undefined
+	notifications?: NotificationsConfiguration | undefined
 	directories: { local: string }
 	allowStandIns: boolean
 	allowPlainHttp: boolean

@@ -32,7 +32,14 @@ export function ruleProblems(value: unknown): PlacedProblem[] {
 	return [...none, ...within, ...twins(environments)]
 }
 
-const rules: readonly Rule[] = [hostRules, shareRules, objectStoreRules, gitRules, productionRules]
+const rules: readonly Rule[] = [
+	hostRules,
+	shareRules,
+	objectStoreRules,
+	gitRules,
+	notificationRules,
+	productionRules,
+]
 
 function hostRules(environment: Raw): PlacedProblem[] {
 	return list(environment.hosts).flatMap((raw, index): PlacedProblem[] => {
@@ -163,6 +170,14 @@ function gitRules(environment: Raw, name: string): PlacedProblem[] {
 		if (/^(file:\/\/|\.{0,2}\/)/i.test(remote))
 			return standIn(environment, path, "a directory stands in for the git server")
 		return [{ path, message: "is not a git remote", fix: "as in https://github.com/example/project.git" }]
+	})
+}
+
+export function notificationRules(environment: Raw, name: string): PlacedProblem[] {
+	return ["healthchecks", "ntfy"].flatMap((channel) => {
+		const { url } = block(block(environment.notifications)[channel])
+		if (typeof url !== "string" || !URL.canParse(url)) return []
+		return plainHttp(environment, name, ["notifications", channel, "url"], url)
 	})
 }
 

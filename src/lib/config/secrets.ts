@@ -17,6 +17,8 @@ export const secretMeanings = {
 	HF_TOKEN: "fetching gated models from Hugging Face (read only)",
 	TAILSCALE_AUTH_KEY: "joining the tailnet where no identity comes back (testing, staging)",
 	TAILSCALE_API_KEY: "asking the tailnet whether another machine has the identity",
+	HEALTHCHECKS_PING_KEY: "telling healthchecks how runs ended (the project's ping key)",
+	NTFY_TOPIC: "the ntfy topic that failures are told to; who knows it reads them",
 	UBUNTU_PRO_TOKEN: "attaching a machine to Ubuntu Pro",
 } as const
 
@@ -258,7 +260,7 @@ function refuseOpenFile(
 
 /** The secrets without which an environment's backup or restore can't be whole, and what each is for. */
 export function secretsNeededBy(environment: Environment): readonly { name: SecretName; forWhat: string }[] {
-	const { objectStore, git } = environment
+	const { objectStore, git, notifications } = environment
 	const forBuckets = objectStore === undefined ? undefined : `the bucket ${objectStore.buckets.cache.bucket}`
 	const remotes = [git.project.remote, git.scripts.remote].filter((remote) => /^https:/i.test(remote))
 	return [
@@ -269,5 +271,11 @@ export function secretsNeededBy(environment: Environment): readonly { name: Secr
 					{ name: "R2_SECRET_ACCESS_KEY" as const, forWhat: forBuckets },
 				]),
 		...(remotes[0] === undefined ? [] : [{ name: "GH_TOKEN" as const, forWhat: remotes.join(" and ") }]),
+		...(notifications?.healthchecks === undefined
+			? []
+			: [{ name: "HEALTHCHECKS_PING_KEY" as const, forWhat: notifications.healthchecks.url }]),
+		...(notifications?.ntfy === undefined
+			? []
+			: [{ name: "NTFY_TOPIC" as const, forWhat: notifications.ntfy.url }]),
 	]
 }

@@ -1,8 +1,9 @@
 // A missing or damaged model comes back: fetched from the best source beside its place, proven there, renamed.
 import { createHash } from "node:crypto"
-import { lstat, stat, statfs } from "node:fs/promises"
+import { lstat, stat } from "node:fs/promises"
 import { basename, dirname, join } from "node:path"
 import { codeOf, type ExitCode, exitCodes, messageOf, OperatorError, systemError } from "../errors.ts"
+import { requireSpace, spaceFactor } from "../host/disk.ts"
 import type { Report } from "../plan/step.ts"
 import { openHashPool } from "../storage/hash-pool.ts"
 import { ObjectChanged } from "../storage/object-store.ts"
@@ -53,9 +54,6 @@ export type Healed = {
 	/** What it was held against. */
 	proof: string
 }
-
-// A file system that is filled to its last byte is slow, and others write to it too.
-const spaceFactor = 1.2
 
 /**
  * Brings one model into its place. Until it is proven, what stands there stays; afterwards that is kept beside it.
@@ -170,7 +168,7 @@ async function fetchByWayOf(
 ): Promise<{ digest: string; transferredBytes: number }> {
 	const { sizeBytes } = offer.bytes
 	const { beside, fetched } = target
-	await requireSpace(dirname(beside), sizeBytes, beside)
+	await requireRoomFor(dirname(beside), sizeBytes, beside)
 	const came = await fetchProven(offer, expectation, fetched, target, options)
 	const access = { kind: "file", path: fetched } as const
 	const bytes = { name: "temp-dir", place: fetched, sizeBytes, access }
@@ -192,7 +190,7 @@ async function fetchProven(
 	const { bytes } = offer
 	const { digest, blocks } = expectation
 	const { entry, limitBytesPerSecond, signal, report } = options
-	await requireSpace(dirname(partialFile), bytes.sizeBytes, partialFile)
+	await requireRoomFor(dirname(partialFile), bytes.sizeBytes, partialFile)
 	// Without a digest nobody could tell that its halves come from two files.
 	if (digest === undefined) await removePartial(partialFile)
 	const isResumed = await stat(partialFile).then(Boolean, () => false)
@@ -261,16 +259,11 @@ const mayComeBack = (error: unknown): boolean =>
 const isNoSpace = (error: unknown): boolean =>
 	error instanceof OperatorError && error.exitCode === exitCodes.noSpace
 
-async function requireSpace(directory: string, sizeBytes: number, partialFile: string): Promise<void> {
+async function requireRoomFor(directory: string, sizeBytes: number, partialFile: string): Promise<void> {
 	const standing = await stat(partialFile).catch(() => undefined)
-	const { bavail, bsize } = await statfs(directory)
-	const freeBytes = bavail * bsize
-	const needBytes = Math.ceil(sizeBytes * spaceFactor) - (standing?.blocks ?? 0) * 512
-	if (freeBytes >= needBytes) return
-	throw new OperatorError(`${directory} has ${freeBytes} bytes free, ${needBytes} are needed`, {
-		exitCode: exitCodes.noSpace,
-		hint: `df -h ${directory}`,
-	})
+	const bytes = Math.ceil(sizeBytes * spaceFactor) - (standing?.blocks ?? 0) * 512
+	// The partial file and its notes.
+	await requireSpace(directory, { bytes, files: standing === undefined ? 2 : 0, shown: directory })
 }
 
 function allFailed(

@@ -134,6 +134,41 @@ const changeSchema = z.object({
 /** One thing that a step changes. */
 export type ChangeFacts = z.infer<typeof changeSchema>
 
+const timerSchema = z.object({
+	/** As in `backup`. */
+	timer: z.string(),
+	by: z.enum(["systemd", "cron"]),
+	/** `on`, `off`, `missing`, or `changed`: not as it was written. */
+	state: z.string(),
+	lastRunAt: z.iso.datetime().optional(),
+	/** How that run ended: `exit 0`, `timeout (15)`; `under way`. */
+	result: z.string().optional(),
+	nextRunAt: z.iso.datetime().optional(),
+	/** False makes the run end with 3. */
+	right: z.boolean(),
+	because: z.string(),
+})
+
+/** What is to be said of one timer. */
+export type TimerFacts = z.infer<typeof timerSchema>
+
+const fileSystemSchema = z.object({
+	/** What lies on it, the first one as it was asked for. */
+	paths: z.array(z.string()),
+	/** The device or the share, as `df` names it. */
+	source: z.string(),
+	sizeBytes: z.number(),
+	/** What root's runs and everybody else's can still write. */
+	freeBytes: z.number(),
+	usedPercent: z.number(),
+	/** Absent where the file system counts none. */
+	inodesUsedPercent: z.number().optional(),
+	level: z.enum(["ok", "warning", "critical"]),
+})
+
+/** What is to be said of the room on one file system. */
+export type FileSystemFacts = z.infer<typeof fileSystemSchema>
+
 const outcomeSchema = z.enum(["satisfied", "applied", "planned", "failed", "blocked", "aborted"])
 
 /** How a step ended. `planned` is what a dry run says of a step that it would apply. */
@@ -172,6 +207,8 @@ const bodySchema = z.discriminatedUnion("event", [
 	containerSchema.extend({ event: z.literal("container"), step: z.string().optional() }),
 	changeSchema.extend({ event: z.literal("change"), step: z.string().optional() }),
 	logLineSchema.extend({ event: z.literal("log"), step: z.string().optional() }),
+	timerSchema.extend({ event: z.literal("timer"), step: z.string().optional() }),
+	fileSystemSchema.extend({ event: z.literal("file-system"), step: z.string().optional() }),
 	z.object({
 		event: z.literal("step"),
 		step: z.string(),

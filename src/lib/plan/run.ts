@@ -70,6 +70,8 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 			container: (facts) => emit({ event: "container", step: step.id, ...facts }),
 			change: (facts) => emit({ event: "change", step: step.id, ...facts }),
 			log: (line) => emit({ event: "log", step: step.id, ...line }),
+			timer: (facts) => emit({ event: "timer", step: step.id, ...facts }),
+			fileSystem: (facts) => emit({ event: "file-system", step: step.id, ...facts }),
 		}
 		const result = signal.aborted
 			? { outcome: "aborted" as const, because: "the run was stopped before this step" }

@@ -2,9 +2,11 @@
 import type {
 	ChangeFacts,
 	ContainerFacts,
+	FileSystemFacts,
 	LogLine,
 	ModelFacts,
 	ModelPathsFacts,
+	TimerFacts,
 	WorkflowFacts,
 } from "./events.ts"
 
@@ -41,6 +43,10 @@ export type Report = {
 	change(facts: ChangeFacts): void
 	/** A line of a container's log. */
 	log(line: LogLine): void
+	/** What was found out of one timer. */
+	timer(facts: TimerFacts): void
+	/** What was found out of the room on one file system. */
+	fileSystem(facts: FileSystemFacts): void
 }
 
 export type Step = {

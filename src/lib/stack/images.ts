@@ -9,6 +9,8 @@ import type { Stack } from "./description.ts"
 export const imageNames = ["frontend", "queueManager", "authGate", "admin", "worker", "workerAgent"] as const
 export type ImageName = (typeof imageNames)[number]
 
+const gibibyte = 1024 ** 3
+
 /** Everything an image follows from. Paths are relative to comfyume's own directory: a clone or a release on a host. */
 export type ImageBuild = {
 	/** As the stack's description calls it. */
@@ -25,6 +27,8 @@ export type ImageBuild = {
 	arguments: Readonly<Record<string, string>>
 	/** Only where there is a GPU. */
 	onlyWithGpu: boolean
+	/** What Docker needs to have free for it, by the platform's own figures. */
+	roomBytes: number
 }
 
 /** Of `docker image inspect`: what an image was built from, and of which revision of the platform. */
@@ -48,8 +52,13 @@ export function imageBuilds({
 		inputs: ["."],
 		arguments: { NODE_IMAGE: node },
 		onlyWithGpu: name === "workerAgent",
+		roomBytes: 0.5 * gibibyte,
 	})
-	const template = (name: ImageName, title: string, base: Readonly<Record<string, string>>) => ({
+	const template = (
+		name: "admin" | "frontend" | "worker",
+		title: string,
+		base: Readonly<Record<string, string>>,
+	) => ({
 		name,
 		title,
 		image: images[name],
@@ -58,6 +67,8 @@ export function imageBuilds({
 		inputs: [`templates/stack/${name}`],
 		arguments: base,
 		onlyWithGpu: name === "worker",
+		// A frontend is 4 GB, a worker's archive up to 5.9 GB compressed; the admin's page is nginx and a few files.
+		roomBytes: { admin: 0.5, frontend: 5, worker: 15 }[name] * gibibyte,
 	})
 	const comfyui = (name: "frontend" | "worker") => ({
 		PYTHON_IMAGE: python,

@@ -63,17 +63,25 @@ const units = new Map([
 	["mi", 1024 ** 2],
 	["g", 1000 ** 3],
 	["gi", 1024 ** 3],
+	["t", 1000 ** 4],
+	["ti", 1024 ** 4],
 ])
+
+/** `20GiB` -> 21474836480; undefined for what is no size. */
+export function parseBytes(text: string): number | undefined {
+	const [, number, unit = ""] = /^(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?$/i.exec(text) ?? []
+	const bytes = Math.floor(Number(number) * (units.get(unit.toLowerCase()) ?? Number.NaN))
+	return Number.isFinite(bytes) ? bytes : undefined
+}
 
 /**
  * `20MiB` -> 20971520.
  * @throws {OperatorError} (2) for what is no rate
  */
 export function parseRate(text: string): number {
-	const [, number, unit = ""] = /^(\d+(?:\.\d+)?)\s*([kmg]i?)?b?(?:\/s)?$/i.exec(text) ?? []
-	const rate = Math.floor(Number(number) * (units.get(unit.toLowerCase()) ?? Number.NaN))
+	const rate = parseBytes(text.replace(/\/s$/i, ""))
 	// Less wouldn't end before the watchdog takes it for a stalled connection.
-	if (Number.isFinite(rate) && rate >= 1024) return rate
+	if (rate !== undefined && rate >= 1024) return rate
 	throw new OperatorError(`${text} is not a rate of at least 1 KiB per second`, {
 		exitCode: exitCodes.usage,
 		hint: "write it as in --limit 20MiB",

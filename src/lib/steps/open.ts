@@ -375,7 +375,11 @@ function openShareLock(
 }
 
 /** An unmounted share is an empty directory on the root disk: read, it has lost everything; written, it fills the disk. */
-async function requireMounted(host: LocalHost, share: Share, mountPoint: string): Promise<void> {
+export async function requireMounted(
+	host: LocalHost,
+	share: Share,
+	mountPoint: string = shareDirectory(host, share)[0],
+): Promise<void> {
 	if (share.filesystem === "directory") {
 		if (await host.test(command("test", "-d", mountPoint))) return
 		throw new OperatorError(`the share's directory ${mountPoint} does not exist`, {

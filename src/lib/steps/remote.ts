@@ -25,7 +25,14 @@ export type RemoteOptions = {
 }
 
 /** What a backup or a restore needs on the host; the others stay here. The key of encrypted backups goes along to open them. */
-const sentSecrets = ["R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "GH_TOKEN", "HF_TOKEN"] as const
+const sentSecrets = [
+	"R2_ACCESS_KEY_ID",
+	"R2_SECRET_ACCESS_KEY",
+	"GH_TOKEN",
+	"HF_TOKEN",
+	"HEALTHCHECKS_PING_KEY",
+	"NTFY_TOPIC",
+] as const
 
 const connectTimeoutMs = 20_000
 const keepaliveMs = 15_000

@@ -15,10 +15,10 @@ import { type Lineage, readLineage, treeDigestOf, writeLineage } from "../artifa
 import { type Replaced, replaceWith, withoutExcluded } from "../artifacts/replace.ts"
 import type { ArchiveSidecar, SnapshotName } from "../artifacts/snapshot.ts"
 import { type Copy, sourcesOf } from "../artifacts/source.ts"
-import { requireSpace, spaceFactor } from "../artifacts/take.ts"
 import { differences, readTree, type Tree, treeDigest } from "../artifacts/tree.ts"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { command } from "../host/command.ts"
+import { requireSpaceOn, spaceFactor } from "../host/disk.ts"
 import { type Finding, needed, type Report, type Step, satisfied, unknown } from "../plan/step.ts"
 import { ageSeconds, clearWork, type StepContext, workDirectory } from "./context.ts"
 
@@ -181,7 +181,7 @@ export function restoreArchive(
 		await host.files.makeDirectory(workDirectory, 0o700)
 		const { sizeBytes, unpackedBytes, encryption } = newest.sidecar
 		const archives = encryption === undefined ? sizeBytes : 2 * sizeBytes
-		await requireSpace(host, workDirectory, Math.ceil((archives + unpackedBytes) * spaceFactor))
+		await requireSpaceOn(host, workDirectory, { bytes: Math.ceil((archives + unpackedBytes) * spaceFactor) })
 	}
 
 	async function validate(replaced: Replaced, report: Report): Promise<void> {

@@ -17,10 +17,10 @@ import { replaceWith } from "../artifacts/replace.ts"
 import type { SnapshotName } from "../artifacts/snapshot.ts"
 import { treeOfIndex } from "../artifacts/snapshot-index.ts"
 import { sourcesOf } from "../artifacts/source.ts"
-import { requireSpace, spaceFactor } from "../artifacts/take.ts"
 import { differences, readTree, type Tree, treeOf } from "../artifacts/tree.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
 import { command } from "../host/command.ts"
+import { requireSpaceOn, spaceFactor } from "../host/disk.ts"
 import { needed, type Report, type Step, satisfied, unknown } from "../plan/step.ts"
 import { formatBytes } from "../ui/format.ts"
 import { ageSeconds, clearWork, type StepContext, workDirectory } from "./context.ts"
@@ -155,7 +155,10 @@ export function restoreFiles(
 				hint: `name a directory that doesn't exist: --into ${directory}-2`,
 			})
 		await host.files.makeDirectory(directory, 0o700)
-		await requireSpace(host, directory, Math.ceil(verified.tree.sizeBytes * spaceFactor))
+		await requireSpaceOn(host, directory, {
+			bytes: Math.ceil(verified.tree.sizeBytes * spaceFactor),
+			files: verified.tree.entries.length,
+		})
 		for (const { archiveFile, members } of verified.parts)
 			await unpackArchive(host, archiveFile, directory, members)
 	}

@@ -13,6 +13,7 @@ import { askApi, askClient, type Twin } from "../tailscale/tailnet.ts"
 import { confirmByTyping } from "../ui/prompts.ts"
 import type { CommandRun, Surroundings } from "../ui/surroundings.ts"
 import { clearWork, type StepContext } from "./context.ts"
+import { byItsTimer, type Notifier, openNotifier } from "./notify.ts"
 import { chooseTarget, type OpenOptions, openHere, type Target } from "./open.ts"
 
 /** Flags and descriptions, as the command files declare them. */
@@ -41,10 +42,13 @@ export type CommonOptions = {
 	from?: NonNullable<OpenOptions["from"]>
 	hostFingerprint?: string
 	yes?: boolean
+	notify?: boolean
 }
 
 export type PlanCommand = {
 	command: string
+	/** What a run with --notify is called to those who are told of it: `backup`, `status`, … */
+	task?: string
 	options: CommonOptions
 	/** The command's own options as words, for the same command on a host elsewhere. */
 	argv: readonly string[]
@@ -109,19 +113,45 @@ export async function runCommand(run: CommandRun, spec: PlanCommand): Promise<vo
 	const asEvents = options.json === true || surroundings.session !== undefined
 	const secrets: Secret[] = []
 	const chosen = await chooseReporter(surroundings.terminal, { ...options, json: asEvents })
-	const reporter = redacting(chosen, secrets)
+	let notifier = notifierFor(surroundings, spec, opening)
+	const reporter = redacting(chosen, secrets, () => notifier?.reporter)
+	let failure: unknown
+	let exitCode: ExitCode = exitCodes.bug
 	try {
 		const target = await chooseTarget(surroundings, opening)
+		// On the machine that does the work: the one that directs it may vanish in the middle.
+		if (!target.here) notifier = undefined
+		notifier?.know(target)
 		secrets.push(...target.secrets.all())
 		const hide = (more: Iterable<Secret>) => void secrets.push(...more)
-		finish(await runTarget(surroundings, spec, { target, opening, reporter, hide }))
+		const begin = () => notifier?.begin()
+		exitCode = await runTarget(surroundings, spec, { target, opening, reporter, hide, begin })
 	} catch (error) {
-		if (!asEvents) throw withoutSecrets(error, secrets)
+		exitCode = exitCodeOf(error, surroundings)
 		// Whoever reads events gets the reason as one: on the other side of a connection there is no stderr to read.
-		finish(reportError(error, reporter, surroundings))
+		if (asEvents) reportError(error, reporter, surroundings)
+		else failure = withoutSecrets(error, secrets)
 	} finally {
 		await reporter.close()
 	}
+	await notifier?.end(exitCode, failure)
+	if (failure !== undefined) throw failure
+	finish(exitCode)
+}
+
+/** @throws {OperatorError} (2) where a part of the work would be told as the whole */
+function notifierFor(
+	surroundings: Surroundings,
+	{ task, options, argv }: PlanCommand,
+	opening: OpenOptions,
+): Notifier | undefined {
+	if (options.notify !== true || task === undefined || opening.dryRun) return undefined
+	if (["--only", "--skip"].some((flag) => argv.includes(flag)))
+		throw new OperatorError("--notify tells of the whole task, and --only and --skip do a part of it", {
+			exitCode: exitCodes.usage,
+			hint: "leave one of them out",
+		})
+	return openNotifier(surroundings, opening, task)
 }
 
 async function runTarget(
@@ -132,9 +162,11 @@ async function runTarget(
 		opening: OpenOptions
 		reporter: Reporter
 		hide: (secrets: Iterable<Secret>) => void
+		/** Called when the work begins: nothing else has the lock. */
+		begin: () => void
 	},
 ): Promise<ExitCode> {
-	const { target, opening, reporter, hide } = run
+	const { target, opening, reporter, hide, begin } = run
 	const { environment } = target
 	if (!target.here) spec.elsewhere?.()
 	if (
@@ -154,7 +186,11 @@ async function runTarget(
 	if (!target.here) {
 		const { runElsewhere } = await import("./remote.ts")
 		return runElsewhere(surroundings, target, {
-			argv: [spec.command, ...spec.argv, ...(opening.dryRun ? ["--dry-run"] : [])],
+			argv: [
+				...[spec.command, ...spec.argv],
+				...(opening.dryRun ? ["--dry-run"] : []),
+				...(spec.options.notify === true ? ["--notify"] : []),
+			],
 			needsIdentity: spec.needsIdentity === true,
 			twin,
 			files,
@@ -167,9 +203,9 @@ async function runTarget(
 	const writes = !opening.dryRun && !checksOnly
 	await using opened = await openHere(surroundings, target, { ...opening, dryRun: !writes })
 	const alone = writes && spec.withoutLock !== true
-	await using _lock = alone
-		? await lockHost(opened.context.host, { name: "comfyume", purpose: spec.command })
-		: undefined
+	const purpose = spec.options.notify === true ? `${spec.command} ${byItsTimer}` : spec.command
+	await using _lock = alone ? await lockHost(opened.context.host, { name: "comfyume", purpose }) : undefined
+	begin()
 	if (alone) await clearWork(opened.context.host)
 	for (const source of opened.context.sources)
 		if (source.trouble !== undefined)
@@ -205,23 +241,33 @@ async function findTwin(surroundings: Surroundings, target: Target): Promise<Twi
 	return askClient(operator, address)
 }
 
-function reportError(error: unknown, reporter: Reporter, { now, signal }: Surroundings): ExitCode {
+/** What a signal broke off fails in many ways; the one thing to say is that it was the signal. */
+function knownError(error: unknown, { signal }: Surroundings): OperatorError | undefined {
 	const stopped = signal.aborted && signal.reason instanceof OperatorError ? signal.reason : undefined
-	const known = stopped ?? (error instanceof OperatorError ? error : undefined)
-	const exitCode = known?.exitCode ?? exitCodes.bug
+	return stopped ?? (error instanceof OperatorError ? error : undefined)
+}
+
+const exitCodeOf = (error: unknown, surroundings: Surroundings): ExitCode =>
+	knownError(error, surroundings)?.exitCode ?? exitCodes.bug
+
+function reportError(error: unknown, reporter: Reporter, surroundings: Surroundings): void {
+	const known = knownError(error, surroundings)
 	reporter.event({
 		version: eventsVersion,
-		at: now().toISOString(),
+		at: surroundings.now().toISOString(),
 		event: "error",
 		message: messageOf(known ?? error),
-		exitCode,
+		exitCode: exitCodeOf(error, surroundings),
 		...(known?.hint === undefined ? {} : { hint: known.hint }),
 	})
-	return exitCode
 }
 
 /** Tools and servers may repeat what they were given. Whatever they say, no secret of this run is shown. */
-function redacting(reporter: Reporter, secrets: readonly Secret[]): Reporter {
+function redacting(
+	reporter: Reporter,
+	secrets: readonly Secret[],
+	another: () => Reporter | undefined,
+): Reporter {
 	const clean = (value: unknown): unknown => {
 		if (typeof value === "string") return redact(value, secrets)
 		if (Array.isArray(value)) return value.map(clean)
@@ -230,7 +276,11 @@ function redacting(reporter: Reporter, secrets: readonly Secret[]): Reporter {
 		return value
 	}
 	return {
-		event: (event) => reporter.event(clean(event) as Event),
+		event: (event) => {
+			const cleaned = clean(event) as Event
+			reporter.event(cleaned)
+			another()?.event(cleaned)
+		},
 		close: () => reporter.close(),
 	}
 }

@@ -1,6 +1,8 @@
 // The stack's images as steps: an image is there when it carries the digest of the files it is to be built from.
 import { z } from "zod"
 import { command, withOptions } from "../host/command.ts"
+import { requireSpace, spaceFactor } from "../host/disk.ts"
+import type { Host } from "../host/host.ts"
 import { type Finding, needed, type Report, type Step, satisfied } from "../plan/step.ts"
 import type { Stack } from "../stack/description.ts"
 import { buildWords, digestOfInputs, type ImageBuild, imageBuilds, imageLabels } from "../stack/images.ts"
@@ -53,6 +55,7 @@ function imageStep(
 		async apply(report: Report): Promise<void> {
 			const inputs = await digestOfInputs(packageRoot, build)
 			report.note(`building ${build.image}`)
+			await requireImageRoom(host, build.roomBytes, build.image)
 			const words = buildWords(packageRoot, build, inputs, revision)
 			await host.execute(
 				withOptions(command("docker", ...words), {
@@ -62,6 +65,26 @@ function imageStep(
 			)
 		},
 	}
+}
+
+/** Where Docker keeps its images; undefined where there is no Docker, or it gives no answer. */
+export async function dockerRoot(host: Host): Promise<string | undefined> {
+	const words = ["info", "--format", "{{.DockerRootDir}}"]
+	const asked = withOptions(command("docker", ...words), { timeoutMs: inspectTimeoutMs })
+	const said = await host.capture(asked).catch(() => undefined)
+	const path = said?.stdout.trim() ?? ""
+	return path.startsWith("/") ? path : undefined
+}
+
+/**
+ * Docker stops in the middle of a full disk, and what it has written by then stays.
+ * @throws {OperatorError} (7) when there isn't room
+ */
+async function requireImageRoom(host: Host, bytes: number, image: string): Promise<void> {
+	const root = await dockerRoot(host)
+	// A Docker on another machine has its disk there.
+	if (root === undefined || !(await host.test(command("test", "-d", root)))) return
+	await requireSpace(root, { bytes: Math.ceil(bytes * spaceFactor), shown: root, forWhat: image })
 }
 
 function whyNot(

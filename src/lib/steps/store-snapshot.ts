@@ -2,9 +2,10 @@
 import type { ArchiveArtifact } from "../artifacts/catalogue.ts"
 import { archiveKey, aSecondLater, indexKey, renderSidecar, sidecarKey } from "../artifacts/snapshot.ts"
 import { alone, canHeal, fetchArchive, isAnothers, labelOf, type Source } from "../artifacts/source.ts"
-import { spaceFactor, type Taken } from "../artifacts/take.ts"
+import type { Taken } from "../artifacts/take.ts"
 import { digestFile } from "../artifacts/tree.ts"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
+import { requireRoom, requireSpaceOn, spaceFactor } from "../host/disk.ts"
 import type { Report } from "../plan/step.ts"
 import type { Lease } from "../storage/share-lock.ts"
 import { type StepContext, workDirectory } from "./context.ts"
@@ -88,13 +89,14 @@ async function storeAs(
 async function putPiece(storing: Storing, destination: Source, piece: Piece, report: Report): Promise<void> {
 	const { store } = destination
 	if (piece.file === undefined && (await store.head(piece.key))?.sizeBytes === piece.sizeBytes) return
-	const free = await store.freeBytes?.()
-	const needBytes = Math.ceil(piece.sizeBytes * spaceFactor)
-	if (free !== undefined && free < needBytes)
-		throw new OperatorError(
-			`${destination.name} has ${free} bytes free, ${needBytes} are needed for ${storing.artifact.name}`,
-			{ exitCode: exitCodes.noSpace, hint: `df -h ${store.place}` },
-		)
+	requireRoom(await store.room?.(), {
+		bytes: Math.ceil(piece.sizeBytes * spaceFactor),
+		// The piece, its sidecar, and directories on the way.
+		files: 4,
+		shown: destination.name,
+		forWhat: storing.artifact.name,
+		directory: store.place,
+	})
 	if (piece.file !== undefined) {
 		await putWhole(storing, destination, { ...piece, file: piece.file }, report)
 		return
@@ -114,6 +116,7 @@ async function fetchPiece({ context, others }: Storing, piece: Piece, report: Re
 	const file = `${workDirectory}/piece`
 	const tried: string[] = []
 	await host.files.makeDirectory(workDirectory, 0o700)
+	await requireSpaceOn(host, workDirectory, { bytes: Math.ceil(piece.sizeBytes * spaceFactor) })
 	for (const source of others) {
 		if (source.trouble !== undefined) continue
 		try {

@@ -1,123 +1,173 @@
-// What runs by itself: a systemd timer, or a line for cron where there is no systemd.
+// What runs by itself is set and taken away: systemd timers, or lines for cron where there is no systemd.
 import { dirname } from "node:path"
+import { exitCodes, OperatorError } from "../errors.ts"
 import { command } from "../host/command.ts"
 import { needed, type Step, satisfied } from "../plan/step.ts"
+import { diffLines } from "../stack/diff.ts"
 import type { StepContext } from "./context.ts"
+import { isOurs, program, type Timer, type TimerFile, timerFiles, unitName } from "./timer-files.ts"
 
-export type Timer = {
-	/** As in `comfyume-certificates`: the units' name and the file's below /etc/cron.d. */
-	name: string
-	/** What it is for, in a few words. */
-	about: string
-	/** comfyume's own words, as in `["certificates", "renew", "--quiet"]`. */
-	words: readonly string[]
-	/** The hours of the day at which it comes. */
-	hours: readonly number[]
-	/** It comes some time in this many minutes from the hour on: not all machines at once. */
-	spreadMinutes: number
-	requires?: readonly string[]
+type Where = Pick<StepContext, "host" | "hostConfiguration">
+
+/** What starts timers on this machine. An installed systemd that isn't running starts nothing. */
+export async function timersBy({ host }: Where): Promise<"systemd" | "cron"> {
+	const runs = await host.test(command("test", "-d", host.path("/run/systemd/system")))
+	return runs ? "systemd" : "cron"
 }
 
-// The link that README asks for: the release's own directory changes with every version.
-const program = "/usr/local/bin/comfyume"
-const generated = "# Written by comfyume; changes here are lost."
+/**
+ * What stands between a timer's runs and their work: nobody is there to say --env and --config, and a run from
+ * elsewhere leaves neither behind.
+ * @throws {OperatorError} (3) naming the first thing that is missing
+ */
+export async function requireRunnable({ host, environment, hostConfiguration }: StepContext): Promise<void> {
+	const missing = (what: string, hint: string) => new OperatorError(what, { hint })
+	if (!(await host.test(command("test", "-x", host.path(program)))))
+		throw missing(`${program} is missing`, `ln -s /opt/comfyume/*/bin/comfyume ${program}`)
+	const names = `${environment.name} ${hostConfiguration.name}`
+	const say = `on the host: echo '${names}' >/etc/comfyume/environment`
+	const [yaml, own] = ["/etc/comfyume/comfyume.yaml", "/etc/comfyume/environment"]
+	for (const [path, hint] of [
+		[yaml, `put the configuration there: install -D -m 644 comfyume.yaml ${yaml}`],
+		[own, say],
+	] as const)
+		if (!(await host.test(command("test", "-s", host.path(path)))))
+			throw missing(`${path} is missing: the timer's runs would not know what they are about`, hint)
+	const said = (await host.read(own))?.toString().trim().split(/\s+/) ?? []
+	if (said[0] !== environment.name || (said[1] ?? hostConfiguration.name) !== hostConfiguration.name)
+		throw missing(`${own} says ${said.join(" ")}: the timer's runs would be about that, not ${names}`, say)
+}
 
-/** By what a comfyume without options knows its configuration and what it runs on, and how it comes there. */
-const found = (environment: string, hostName: string) =>
-	[
-		[
-			"/etc/comfyume/comfyume.yaml",
-			"put the configuration there: install -D -m 644 comfyume.yaml /etc/comfyume/comfyume.yaml",
-		],
-		[
-			"/etc/comfyume/environment",
-			`on the host: echo '${environment} ${hostName}' >/etc/comfyume/environment`,
-		],
-	] as const
+/** The same as a step, for the timers to require. */
+export const runsFindAll = (context: StepContext): Step => ({
+	id: "runs",
+	title: "what the timers' runs need",
+	check: async (report) => {
+		if (context.environment.notifications === undefined)
+			report.note("nobody is told how runs end: notifications are not configured")
+		await requireRunnable(context)
+		return satisfied(`${program}, and /etc/comfyume says what it is about`)
+	},
+	apply: async () => {},
+})
 
 /** It is there, as it should be, and enabled. */
-export function timerStep({ host, hostConfiguration, environment }: StepContext, timer: Timer): Step {
-	const unit = `${timer.name}.timer`
-	const hasSystemd = () => host.test(command("systemctl", "--version"))
-	async function whyNot(): Promise<string | undefined> {
-		const systemd = await hasSystemd()
-		for (const [path, text] of filesOf(timer, systemd, hostConfiguration.name))
-			if ((await host.read(path))?.toString() !== text) return `${path} is not there as it should be`
-		if (!systemd) return undefined
-		for (const verb of ["is-enabled", "is-active"])
-			if (!(await host.test(command("systemctl", verb, "--quiet", unit)))) return `${unit}: ${verb} says no`
-		return undefined
-	}
+export function timerStep(context: StepContext, timer: Timer, requires: readonly string[] = []): Step {
+	const { host } = context
+	const unit = `${unitName(timer)}.timer`
 	return {
 		id: `timer-${timer.name}`,
-		title: `${timer.about} by itself`,
-		requires: timer.requires ?? [],
-		async check() {
-			if (!(await host.test(command("test", "-x", host.path(program)))))
-				return needed(`${program} is missing`, `ln -s /opt/comfyume/*/bin/comfyume ${program}`)
-			// Nobody is there to say --env and --config; a run from elsewhere leaves neither behind.
-			for (const [path, hint] of found(environment.name, hostConfiguration.name))
-				if (!(await host.test(command("test", "-s", host.path(path)))))
-					return needed(`${path} is missing: the timer's runs would not know what they are about`, hint)
-			const because = await whyNot()
-			if (because !== undefined) return needed(because)
-			return satisfied((await hasSystemd()) ? `${unit} is enabled` : `/etc/cron.d/${timer.name} is there`)
+		title: `the timer ${timer.name}`,
+		requires,
+		async check(report) {
+			await requireRunnable(context)
+			const { by, files } = await filesHere(context, timer)
+			const different: string[] = []
+			for (const [path, text] of files) {
+				const found = (await host.read(path))?.toString()
+				if (found === text) continue
+				if (found !== undefined) refuseForeign([path, text], found)
+				const change = found === undefined ? "new" : "changed"
+				report.change({ change, name: path, diff: diffLines(found ?? "", text) })
+				different.push(path)
+			}
+			if (different.length > 0) return needed(`not there as it should be: ${different.join(", ")}`)
+			if (by === "cron") return await cronIsThere(context, timer)
+			const off = await offBecause(context, unit)
+			return off === undefined ? satisfied(`${unit} is enabled`) : needed(off)
 		},
 		async apply() {
-			const systemd = await hasSystemd()
-			for (const [path, text] of filesOf(timer, systemd, hostConfiguration.name)) {
+			const { by, files } = await filesHere(context, timer)
+			for (const [path, text] of files) {
 				await host.files.makeDirectory(dirname(path), 0o755)
 				await host.write(path, text, { mode: 0o644 })
 			}
-			if (!systemd) return
+			if (by === "cron") return
 			await host.execute(command("systemctl", "daemon-reload"))
-			await host.execute(command("systemctl", "enable", "--now", unit))
+			await host.execute(command("systemctl", "enable", unit))
+			// A timer that runs already keeps the times of its older file.
+			await host.execute(command("systemctl", "restart", unit))
 		},
 	}
 }
 
-function filesOf(
-	{ name, about, words, hours, spreadMinutes }: Timer,
-	systemd: boolean,
-	hostName: string,
-): [path: string, text: string][] {
-	const line = [program, ...words].join(" ")
-	if (!systemd) {
-		// cron knows no jitter: the host's name decides the minute, so that it is the same each time.
-		const minute =
-			[...hostName].reduce((sum, letter) => sum + letter.charCodeAt(0), 0) % Math.min(spreadMinutes, 60)
-		const log = `/var/log/${name}.log`
-		return [
-			[
-				`/etc/cron.d/${name}`,
-				`${generated}\n${minute} ${hours.join(",")} * * * root ${line} >>${log} 2>&1\n`,
-			],
-		]
+/** Nothing of it is there any more: neither its files nor what systemd remembers of it. Logs stay. */
+export function timerGone(context: StepContext, timer: Timer): Step {
+	const { host } = context
+	const unit = unitName(timer)
+	const present = () => timerFilesThere(context, timer)
+	return {
+		id: `timer-${timer.name}`,
+		title: `the timer ${timer.name} is gone`,
+		async check() {
+			const found = await present()
+			const name = context.hostConfiguration.name
+			const written = new Map([...timerFiles(timer, "systemd", name), ...timerFiles(timer, "cron", name)])
+			for (const [path, text] of found) refuseForeign([path, written.get(path) ?? ""], text)
+			if (found.length === 0) return satisfied("there is none")
+			return needed(found.map(([path]) => path).join(", "))
+		},
+		async apply() {
+			const by = await timersBy(context)
+			const systemctl = (...words: string[]) =>
+				host.execute(command("systemctl", ...words), { allowedExitCodes: [1, 5] })
+			if (by === "systemd") {
+				// Also a run that is under way.
+				await systemctl("disable", "--now", `${unit}.timer`)
+				await systemctl("stop", `${unit}.service`)
+			}
+			for (const [path] of await present()) await host.files.remove(path)
+			// systemd's note of when it last came.
+			await host.files.remove(`/var/lib/systemd/timers/stamp-${unit}.timer`)
+			if (by !== "systemd") return
+			await systemctl("daemon-reload")
+			for (const kind of ["service", "timer"]) await systemctl("reset-failed", `${unit}.${kind}`)
+		},
 	}
-	const service = `${generated}
-[Unit]
-Description=comfyume: ${about}
-Wants=network-online.target
-After=network-online.target
+}
 
-[Service]
-Type=oneshot
-ExecStart=${line}
-`
-	const timer = `${generated}
-[Unit]
-Description=comfyume: ${about}
+/** Every file of a timer that there is, systemd's and cron's, with what stands in it. */
+export async function timerFilesThere(
+	{ host, hostConfiguration }: Where,
+	timer: Timer,
+): Promise<TimerFile[]> {
+	const found: TimerFile[] = []
+	for (const by of ["systemd", "cron"] as const)
+		for (const [path] of timerFiles(timer, by, hostConfiguration.name)) {
+			const text = (await host.read(path))?.toString()
+			if (text !== undefined) found.push([path, text])
+		}
+	return found
+}
 
-[Timer]
-OnCalendar=*-*-* ${hours.map((hour) => String(hour).padStart(2, "0")).join(",")}:00:00
-RandomizedDelaySec=${spreadMinutes}m
-Persistent=true
+async function filesHere(
+	context: Where,
+	timer: Timer,
+): Promise<{ by: "systemd" | "cron"; files: TimerFile[] }> {
+	const by = await timersBy(context)
+	return { by, files: timerFiles(timer, by, context.hostConfiguration.name) }
+}
 
-[Install]
-WantedBy=timers.target
-`
-	return [
-		[`/etc/systemd/system/${name}.service`, service],
-		[`/etc/systemd/system/${name}.timer`, timer],
-	]
+/** Why systemd won't start it; undefined when it will. */
+export async function offBecause({ host }: Where, unit: string): Promise<string | undefined> {
+	for (const verb of ["is-enabled", "is-active"])
+		if (!(await host.test(command("systemctl", verb, "--quiet", unit)))) return `${unit}: ${verb} says no`
+	return undefined
+}
+
+async function cronIsThere({ host }: Where, timer: Timer) {
+	if (!host.standIn && !(await host.test(command("sh", "-c", "command -v cron || command -v crond"))))
+		throw new OperatorError("neither systemd nor cron is on this machine: nothing would start the timers", {
+			hint: "apt-get install cron",
+		})
+	return satisfied(`/etc/cron.d/${unitName(timer)} is there`)
+}
+
+function refuseForeign([path, written]: TimerFile, found: string): void {
+	if (isOurs(found)) return
+	const difference = diffLines(written, found).join("; ")
+	throw new OperatorError(`${path} was not written by comfyume: ${difference}`, {
+		exitCode: exitCodes.refusedByGuard,
+		hint: `look at it, then: mv ${path} /root/`,
+	})
 }

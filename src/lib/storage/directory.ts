@@ -12,11 +12,11 @@ import {
 	readdir,
 	rename,
 	rm,
-	statfs,
 } from "node:fs/promises"
 import { basename, dirname, join } from "node:path"
 import { Readable } from "node:stream"
 import { codeOf, exitCodes, OperatorError, systemError } from "../errors.ts"
+import { roomOf } from "../host/disk.ts"
 import { checkKey, checkNewKey, checkPrefix, isReservedName } from "./keys.ts"
 import { readStretch } from "./local-file.ts"
 import {
@@ -70,10 +70,9 @@ export function directoryStore(options: DirectoryStoreOptions): HealableStore {
 	return {
 		name,
 		place,
-		freeBytes: async () => {
+		room: async () => {
 			await ready()
-			const { bavail, bsize } = await statfs(base)
-			return bavail * bsize
+			return roomOf(base)
 		},
 		probe: async () => {
 			await ready()

@@ -1,6 +1,7 @@
 // A place that keeps objects under keys: an S3 bucket (R2) or a directory (the share). Nothing here deletes.
 import type { Readable } from "node:stream"
 import { OperatorError } from "../errors.ts"
+import type { Room } from "../host/disk.ts"
 import type { ByteRange, ByteSource } from "./byte-source.ts"
 
 export type ObjectHead = {
@@ -69,8 +70,8 @@ export interface ObjectStore {
 	 * that answers, a bucket that exists, credentials that are taken.
 	 */
 	probe(): Promise<void>
-	/** Bytes that are free where the objects lie; absent for a store without such a limit. */
-	freeBytes?(): Promise<number>
+	/** What is free where the objects lie; absent for a store without such a limit. */
+	room?(): Promise<Room>
 	/** Undefined when there is no such object. */
 	head(key: string): Promise<ObjectHead | undefined>
 	/** All objects whose key begins with the prefix, in byte order of their keys. The prefix ends with `/` or is empty. */

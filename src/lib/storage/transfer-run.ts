@@ -1,7 +1,8 @@
 // The parts of one transfer: what the partial file holds already, what a seed holds, what must come from the source.
-import { constants, type FileHandle, open, stat, statfs } from "node:fs/promises"
-import { dirname } from "node:path"
-import { codeOf, exitCodes, OperatorError } from "../errors.ts"
+import { constants, type FileHandle, open, stat } from "node:fs/promises"
+import { basename, dirname } from "node:path"
+import { codeOf } from "../errors.ts"
+import { requireSpace, spaceFactor } from "../host/disk.ts"
 import { fetchOnce, type Lane, retryBudget } from "./block-source.ts"
 import type { ByteSource } from "./byte-source.ts"
 import { type Control, stop } from "./control.ts"
@@ -58,9 +59,6 @@ export async function findCandidates({
 	return { candidates, noted: sameShape && (expected.blocks !== undefined || sameObject) }
 }
 
-// Room for what else is written meanwhile.
-const spareFactor = 1.2
-
 /** Opens the partial file at its final size, and makes sure that there is room for it. */
 export async function prepare(
 	{ source, options, blockBytes: size }: Run,
@@ -72,14 +70,16 @@ export async function prepare(
 		if (!goesOn) await file.truncate(0)
 		const { blocks } = await file.stat()
 		const neededBytes = Math.max(0, source.sizeBytes - blocks * 512)
-		const { bavail, bsize } = await statfs(dirname(partialFile))
-		if (neededBytes * spareFactor > bavail * bsize) {
+		try {
+			await requireSpace(dirname(partialFile), {
+				bytes: Math.ceil(neededBytes * spaceFactor),
+				shown: dirname(partialFile),
+				forWhat: basename(partialFile),
+			})
+		} catch (error) {
 			await file.close()
 			if (!goesOn) await removePartial(partialFile)
-			throw new OperatorError(
-				`${partialFile}: it takes ${neededBytes} bytes and a fifth to spare, and ${bavail * bsize} are free`,
-				{ exitCode: exitCodes.noSpace, hint: `df -h ${dirname(partialFile)}` },
-			)
+			throw error
 		}
 		await file.truncate(source.sizeBytes)
 		if (goesOn && noted) return file

@@ -1,5 +1,5 @@
 // A full disk: the artifact that doesn't fit stops alone, nothing half-written is left, and room lets it through.
-import { execFileSync } from "node:child_process"
+import { execFileSync, spawnSync } from "node:child_process"
 import { randomBytes } from "node:crypto"
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs"
 import { afterEach, beforeEach, expect, test } from "vitest"
@@ -23,9 +23,9 @@ describeWith("instances", "a full disk", () => {
 		await world[Symbol.asyncDispose]()
 	})
 
-	const mountSmall = (directory: string) => {
+	const mountSmall = (directory: string, options = "size=300k") => {
 		mkdirSync(directory, { recursive: true })
-		execFileSync("mount", ["-t", "tmpfs", "-o", "size=300k", "tmpfs", directory])
+		execFileSync("mount", ["-t", "tmpfs", "-o", options, "tmpfs", directory])
 		mounted.push(directory)
 	}
 	const grow = (directory: string) => execFileSync("mount", ["-o", "remount,size=8m", directory])
@@ -40,7 +40,8 @@ describeWith("instances", "a full disk", () => {
 		expect(backup.exitCode, backup.stdout).toBe(7)
 		const { home, ...others } = backup.outcomes
 		expect(home).toBe("failed")
-		expect(new Set(Object.values(others))).toEqual(new Set(["applied"]))
+		// The catalogue has more than this small server.
+		expect(new Set(Object.values(others))).toEqual(new Set(["applied", "satisfied"]))
 		expect(backup.events).toContainEqual(
 			expect.objectContaining({
 				event: "step",
@@ -56,6 +57,48 @@ describeWith("instances", "a full disk", () => {
 		expect([again.exitCode, again.outcomes.home]).toEqual([0, "applied"])
 	})
 
+	// Incident 1, as it happened: the script checked the disk first, under `set -e`, with its stderr thrown away.
+	test("ended a script before its first backup and nobody heard; status says so, and a run of ours goes on", async () => {
+		mountSmall(world.share)
+		writeFileSync(`${world.share}/filling`, randomBytes(285 * 1024))
+		const comfyume = (...words: string[]) =>
+			`"${process.execPath}" "${world.path("package/bin/comfyume.js")}" ${words.join(" ")} --env sandbox --config "${world.configuration}"`
+		const script = `set -e
+${comfyume("disk-check", "--block")} >/dev/null 2>&1
+${comfyume("backup")}
+`
+		const cron = spawnSync("sh", ["-c", script], { encoding: "utf8" })
+		expect([cron.status, cron.stdout, cron.stderr]).toEqual([7, "", ""])
+		expect(await storedIn(world)).toEqual([])
+		const status = await world.run(["backup", "status", "--quiet"])
+		expect(status.exitCode).toBe(3)
+		expect(status.stderr).toMatch(/failed: home on r2: no snapshot of this host/)
+
+		const ours = await world.run(["backup", "--scheduled", "--quiet"])
+		expect(ours.exitCode, ours.stderr).not.toBe(0)
+		expect(ours.stderr).toMatch(/failed: home: share has \d+ bytes free/)
+		const onR2 = await world.run(["backup", "status", "--only", "fail2ban", "--json"])
+		expect(onR2.outcomes["fail2ban/r2"], onR2.stdout).toBe("satisfied")
+	})
+
+	test("without inodes is one without room", async () => {
+		for (let index = 0; index < 30; index++) writeFileSync(world.path(`server/home/dev/${index}`), "")
+		mountSmall(world.share, "size=8m,nr_inodes=4")
+		const backup = await world.run(["backup", "--only", "home", "--json"])
+		expect(backup.exitCode, backup.stdout).toBe(7)
+		expect(backup.stdout).toMatch(/share has \d inodes free, 4 are needed for home.*"hint":"df -i /)
+		execFileSync("mount", ["-o", "remount,nr_inodes=100", world.share])
+		expect((await world.run(["backup", "--only", "home"])).exitCode).toBe(0)
+
+		await world.loseServer()
+		mountSmall(world.path("server/home"), "size=8m,nr_inodes=15")
+		const restore = await world.run(["restore", "--only", "home", "--json"])
+		expect(restore.exitCode, restore.stdout).toBe(7)
+		expect(restore.stdout).toMatch(/"because":"\/home on app-1 has \d+ inodes free, \d+ are needed/)
+		execFileSync("mount", ["-o", "remount,nr_inodes=1000", world.path("server/home")])
+		expect((await world.run(["restore", "--only", "home"])).exitCode).toBe(0)
+	})
+
 	test("of the server's own work directory ends a backup with 7, and leaves nothing there", async () => {
 		mountSmall(world.path("server/var/lib/comfyume"))
 		const backup = await world.run(["backup"])
@@ -63,7 +106,7 @@ describeWith("instances", "a full disk", () => {
 		expect(backup.stderr).toMatch(
 			/\nfailed: home: \/var\/lib\/comfyume\/work on app-1 has \d+ bytes free, \d+ are needed\n {2}try: df -h \/var/,
 		)
-		expect(backup.stderr).toContain("7 applied, 1 failed")
+		expect(backup.stderr).toMatch(/7 applied, \d+ already right, 1 failed/)
 		expect(partials(world.path("server/var/lib/comfyume"))).toEqual([])
 		grow(world.path("server/var/lib/comfyume"))
 		expect((await world.run(["backup"])).exitCode).toBe(0)

@@ -40,6 +40,8 @@ const secrets = {
 	R2_ACCESS_KEY_ID: "access-key-value",
 	R2_SECRET_ACCESS_KEY: "secret-key-value",
 	GH_TOKEN: "token-value",
+	HEALTHCHECKS_PING_KEY: "ping-key-value",
+	NTFY_TOPIC: "topic-value",
 }
 
 describe("config check", () => {

@@ -12,7 +12,7 @@ const suite = "bookworm"
 const packages = [
 	...["systemd", "systemd-sysv", "dbus", "openssh-server", "openssh-client", "iproute2", "procps", "sudo"],
 	...["fail2ban", "python3-systemd", "ufw", "iptables", "git", "curl", "ca-certificates"],
-	...["tar", "zstd", "zsh", "keyutils"],
+	...["tar", "zstd", "zsh", "keyutils", "cron", "logrotate"],
 ]
 
 // They would wake up in the middle of a test, or wait for hardware that isn't there.

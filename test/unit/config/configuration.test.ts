@@ -254,6 +254,22 @@ describe("a mistake is reported with its path, its line and a fix", () => {
 			/remove/,
 		],
 		[
+			"a ping key over plain http",
+			production({ notifications: "{ healthchecks: { url: http://hc.example.test } }" }),
+			`${p}.notifications.healthchecks.url`,
+			7,
+			/plain http/,
+			/write https/,
+		],
+		[
+			"a key in the address of notifications",
+			production({ notifications: "{ ntfy: { url: https://token@ntfy.example.test } }" }),
+			`${p}.notifications.ntfy.url`,
+			7,
+			/without credentials/,
+			/as in https/,
+		],
+		[
 			"plain http in production, even where allowed",
 			production({ git: `{ project: ${repository("http://127.0.0.1/x.git")}, scripts: ${repository()} }` }),
 			`${p}.git.project.remote`,

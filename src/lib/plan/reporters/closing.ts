@@ -3,8 +3,17 @@ import { stripVTControlCharacters } from "node:util"
 import { paint } from "../../ui/color.ts"
 import { formatDuration, formatSeconds, formatTable, printable, wrapText } from "../../ui/format.ts"
 import type { Terminal } from "../../ui/surroundings.ts"
-import type { ChangeFacts, ContainerFacts, Event, ModelFacts, Outcome } from "../events.ts"
+import type {
+	ChangeFacts,
+	ContainerFacts,
+	Event,
+	FileSystemFacts,
+	ModelFacts,
+	Outcome,
+	TimerFacts,
+} from "../events.ts"
 import { containersTable } from "./containers.ts"
+import { fileSystemsTable, timersTable } from "./host.ts"
 import { modelsTable } from "./models.ts"
 import { modelPathsLine, workflowLines } from "./workflows.ts"
 
@@ -36,6 +45,8 @@ export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean })
 	const errors: ErrorEvent[] = []
 	const models: ModelFacts[] = []
 	const containers: ContainerFacts[] = []
+	const timers: TimerFacts[] = []
+	const fileSystems: FileSystemFacts[] = []
 	const lines: string[] = []
 	let end: EndEvent | undefined
 	let endedAt = new Date(0)
@@ -62,6 +73,8 @@ export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean })
 			if (event.event === "step" && event.outcome === "planned") planned.add(event.step)
 			if (event.event === "model") models.push(event)
 			if (event.event === "container") containers.push(event)
+			if (event.event === "timer") timers.push(event)
+			if (event.event === "file-system") fileSystems.push(event)
 			if (event.event === "workflow") lines.push(...workflowLines(event))
 			if (event.event === "change") lines.push(...changeLines(event))
 			if (event.event === "model-paths") lines.push(modelPathsLine(event))
@@ -79,18 +92,17 @@ export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean })
 				talk("")
 				for (const line of formatTable(columns, rows, width())) terminal.out(`${line}\n`)
 			}
-			// What restores and heals says the same in its own table.
-			if (!quiet && models.length > 0 && (end?.summary.length ?? 0) === 0) {
+			const tables = [
+				// What restores and heals says the same in its own table.
+				(end?.summary.length ?? 0) === 0 && models.length > 0 ? modelsTable(models, width()) : [],
+				containers.length > 0 ? containersTable(containers, endedAt, width()) : [],
+				timers.length > 0 ? timersTable(timers, endedAt, width()) : [],
+				fileSystems.length > 0 ? fileSystemsTable(fileSystems, width()) : [],
+				lines,
+			]
+			for (const table of quiet ? [] : tables.filter(({ length }) => length > 0)) {
 				talk("")
-				for (const line of modelsTable(models, width())) terminal.out(`${line}\n`)
-			}
-			if (!quiet && containers.length > 0) {
-				talk("")
-				for (const line of containersTable(containers, endedAt, width())) terminal.out(`${line}\n`)
-			}
-			if (!quiet && lines.length > 0) {
-				talk("")
-				for (const line of lines) terminal.out(`${line}\n`)
+				for (const line of table) terminal.out(`${line}\n`)
 			}
 			const real = failures.filter(({ outcome }) => outcome === "failed")
 			const blocked = failures.filter(({ outcome }) => outcome === "blocked")
