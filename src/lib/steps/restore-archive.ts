@@ -98,13 +98,12 @@ export function restoreArchive(
 			const known = lineage?.passedOver?.id ?? ""
 			for (const { id } of newest?.unreadable ?? [])
 				if (id > known) report.warn(`${id} can't be judged: its sidecar is damaged wherever it stands`)
-			if (
-				artifact.optional &&
-				candidates.length === 0 &&
-				sources.every(({ trouble }) => trouble === undefined)
-			) {
+			// Backups go everywhere: one place beside this machine that could be asked and has none is answer enough.
+			const asked = sources.filter(({ name, trouble }) => name !== "local" && trouble === undefined)
+			if (artifact.optional && candidates.length === 0 && asked.length > 0) {
 				noteSummary("nowhere", undefined, "never backed up")
-				return satisfied("there is no snapshot of it, and a server can do without")
+				const places = asked.map(({ name }) => name).join(" and ")
+				return satisfied(`there is no snapshot of it (${places}), and a server can do without`)
 			}
 			const standing =
 				newest?.sidecar.kind === "archive" ? { ...newest.candidate.name, sidecar: newest.sidecar } : undefined

@@ -47,7 +47,8 @@ export type DirectoryStoreOptions = {
  * aside; `head` and `get` still reach the latter by their full key. Symbolic links are no objects.
  */
 export function directoryStore(options: DirectoryStoreOptions): HealableStore {
-	const { name, directory, place = directory, mountCheck, fileMode = 0o600 } = options
+	const { name, directory, place = directory, fileMode = 0o600 } = options
+	const mountCheck = options.mountCheck && sharedAnswer(options.mountCheck)
 	const base = options.mountPoint ?? directory
 	const pathOf = (key: string) => join(directory, key)
 	const shown = (key: string) => `${key} in ${name} (${place})`
@@ -360,5 +361,16 @@ async function guarded<T>(doing: string, work: () => Promise<T>, signal?: AbortS
 		return await work()
 	} catch (error) {
 		throw error instanceof OperatorError ? error : named(error, doing, signal)
+	}
+}
+
+/** Questions that come while one is under way share its answer: each starts a program, and twenty artifacts ask at once. */
+function sharedAnswer<T>(ask: () => Promise<T>): () => Promise<T> {
+	let asked: Promise<T> | undefined
+	return () => {
+		asked ??= ask().finally(() => {
+			asked = undefined
+		})
+		return asked
 	}
 }

@@ -62,6 +62,11 @@ async function backup(options: Parameters<Sandbox["backup"]>[1] = {}): Promise<s
 	return ran.events.map((event) => JSON.stringify(event)).join("\n")
 }
 
+/** The same content in other bytes. */
+function packAnew(file: string): void {
+	execFileSync("bash", ["-euc", 'zstd -dcq "$1" | zstd -19 -qc >"$1.new"; mv "$1.new" "$1"', "bash", file])
+}
+
 /** As the document says it, with nothing but what every Linux has. */
 function restoreByHand(place: string, index: string, into: string): void {
 	mkdirSync(into)
@@ -111,6 +116,7 @@ describe("every date comes back byte for byte", () => {
 		const states = new Map<string, string>()
 		for (let hour = 0; hour < 5; hour++) {
 			write(`user00${hour}/default/workflows/of hour ${hour}.json`, `{"hour":${hour}}`.repeat(100))
+			write("user001/comfy.settings.json", `{"changed in":${hour}}`)
 			if (hour === 3) rmSync(join(server, root, "user001/default/workflows/first.json"))
 			if (hour === 4) chmodSync(join(server, root, "user002/comfyui/custom_nodes/node-5.py"), 0o755)
 			states.set(sandbox.now().toISOString(), sandbox.inventory(server, [root]))
@@ -187,6 +193,22 @@ describe("damage", () => {
 			(place: string) => flipBit(pathIn(place, archivesIn(place)[0] ?? "")),
 		],
 		["an earlier archive that is gone", (place: string) => rmSync(pathIn(place, archivesIn(place)[0] ?? ""))],
+		[
+			"an earlier archive that was packed by somebody else",
+			(place: string) => packAnew(pathIn(place, archivesIn(place)[0] ?? "")),
+		],
+		[
+			"an index that was packed by somebody else",
+			(place: string) =>
+				packAnew(
+					pathIn(
+						place,
+						names(place)
+							.filter((name) => name.endsWith(".index.zst"))
+							.at(-1) ?? "",
+					),
+				),
+		],
 		[
 			"an index with one bit flipped",
 			(place: string) =>
