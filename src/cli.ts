@@ -75,6 +75,10 @@ const commands: Readonly<
 		summary: "issue, renew, install and check the workshop's certificate",
 		load: () => import("./commands/certificates.ts"),
 	},
+	doctor: {
+		summary: "look whether buckets and share are as they should be",
+		load: () => import("./commands/doctor.ts"),
+	},
 	config: {
 		summary: "check and show the configuration",
 		load: () => import("./commands/config.ts"),

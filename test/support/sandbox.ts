@@ -129,6 +129,7 @@ export async function createSandbox({
 				mountCheck,
 				dryRun: false,
 			}),
+			buckets: [],
 			publisher: { origin: "https://huggingface.example.test", token: undefined },
 			place: `stand-in: ${server}`,
 			gitToken: undefined,
