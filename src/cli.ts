@@ -25,7 +25,11 @@ const commands: Readonly<
 	backup: {
 		summary: "back up the server, and prove that the backups can be restored",
 		load: () => import("./commands/backup.ts"),
-		under: [() => import("./commands/backup-status.ts"), () => import("./commands/backup-retention.ts")],
+		under: [
+			() => import("./commands/backup-status.ts"),
+			() => import("./commands/backup-retention.ts"),
+			() => import("./commands/backup-drill.ts"),
+		],
 	},
 	timers: {
 		summary: "have backups come by themselves, and see whether they did",

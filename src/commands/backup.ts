@@ -131,10 +131,8 @@ export async function planBackup(
 		if (artifact.kind === "models") return models?.steps ?? []
 		const destinations = sourcesOf(context, artifact).filter(({ name }) => name !== "local")
 		const wanted = due?.destinationsOf(artifact) ?? destinations
-		if (artifact.kind === "git") return [backupCheckout(context, artifact, destinations, wanted, held)]
-		return [
-			backupArchive(context, artifact, { destinations, due: wanted, full: options.full === true, held }),
-		]
+		const taking = { destinations, due: wanted, full: options.full === true, held }
+		return [artifact.kind === "git" ? backupCheckout(context, artifact, taking) : backupArchive(context, artifact, taking)]
 	}
 	const rowsOf = ({ kind, name }: Artifact): readonly SummaryRow[] => {
 		if (kind === "models") return models?.rows() ?? []

@@ -185,6 +185,8 @@ export const drillResultSchema = z.object({
 	tookSeconds: z.number().optional(),
 	/** Of the archive. */
 	sizeBytes: z.number().optional(),
+	/** False for an encrypted one whose key wasn't at hand: its bytes are right, and whether it can be opened isn't known. */
+	opened: z.literal(false).optional(),
 })
 
 const drillSchema = z.object({
