@@ -29,6 +29,7 @@ const commands: Readonly<
 			() => import("./commands/backup-status.ts"),
 			() => import("./commands/backup-retention.ts"),
 			() => import("./commands/backup-drill.ts"),
+			() => import("./commands/backup-report.ts"),
 		],
 	},
 	timers: {
