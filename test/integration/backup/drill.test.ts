@@ -13,6 +13,7 @@ import {
 } from "node:fs"
 import { join } from "node:path"
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest"
+import { makeAgeKey } from "../../support/age.ts"
 import { createSandbox, flipBit, type Ran, type Sandbox } from "../../support/sandbox.ts"
 import { pushCommit } from "../../support/server-files.ts"
 
@@ -120,6 +121,40 @@ describe("a drill", () => {
 		const ran = await sandbox.drill(server, { only: ["home"], to: ["share"] })
 		expect(ran.exitCode, said(ran)).toBe(3)
 		expect(said(ran)).toMatch(says)
+	})
+
+	test("opens what is encrypted with the key, and says where that wasn't at hand or is another's", async () => {
+		const [key, other] = [await makeAgeKey(), await makeAgeKey()]
+		sandbox.encryptFor(key.recipient)
+		const only = ["env-file"]
+		await sandbox.backup(server, { only })
+		const drill = async (identity: string | undefined) => {
+			sandbox.later(1)
+			sandbox.setIdentity(identity)
+			return sandbox.drill(server, { only })
+		}
+		const blind = await drill(undefined)
+		expect(blind.exitCode, said(blind)).toBe(0)
+		expect(results(blind)).toMatchObject([
+			{ ok: true, opened: false },
+			{ ok: true, opened: false },
+		])
+		expect((await sandbox.status(server, { only })).notes.join()).toMatch(
+			/no good drill .* of env-file on share/,
+		)
+		const wrong = await drill(other.identity)
+		expect(wrong.exitCode, said(wrong)).toBe(6)
+		const right = await drill(key.identity)
+		expect(right.exitCode, said(right)).toBe(0)
+		expect(results(right)[0]?.because).toMatch(/1 file as sha256sum has them/)
+		expect((await sandbox.status(server, { only })).notes.join()).not.toMatch(/no good drill/)
+		expect(readdirSync(join(server, "var/lib/comfyume/drill"))).toEqual([])
+		const [archive = ""] = readdirSync(join(sandbox.share, "sandbox/env-file")).filter((name) =>
+			name.endsWith(".age"),
+		)
+		flipBit(join(sandbox.share, "sandbox/env-file", archive))
+		const damaged = await drill(undefined)
+		expect([damaged.exitCode, damaged.outcome("env-file/share")], said(damaged)).toEqual([3, "failed"])
 	})
 
 	test("says nothing of models but where they are looked at", async () => {
