@@ -132,7 +132,11 @@ export async function planBackup(
 		const destinations = sourcesOf(context, artifact).filter(({ name }) => name !== "local")
 		const wanted = due?.destinationsOf(artifact) ?? destinations
 		const taking = { destinations, due: wanted, full: options.full === true, held }
-		return [artifact.kind === "git" ? backupCheckout(context, artifact, taking) : backupArchive(context, artifact, taking)]
+		return [
+			artifact.kind === "git"
+				? backupCheckout(context, artifact, taking)
+				: backupArchive(context, artifact, taking),
+		]
 	}
 	const rowsOf = ({ kind, name }: Artifact): readonly SummaryRow[] => {
 		if (kind === "models") return models?.rows() ?? []

@@ -166,7 +166,7 @@ async function destinationFacts(
 	if (holdings instanceof OperatorError) return { ...nothing, trouble: messageOf(holdings) }
 	const { heads } = holdings
 	const sizeOf = (some: typeof heads) => some.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0)
-	const freeBytes = await store.freeBytes?.()
+	const freeBytes = (await store.room?.())?.freeBytes
 	const unfinished: { what: string; since: Date }[] = []
 	for await (const { key, startedAt } of store.listUnfinished?.(`${environment.name}/`) ?? [])
 		unfinished.push({ what: `the upload of ${key}`, since: startedAt })

@@ -5,10 +5,10 @@ import type { ArchiveArtifact, GitArtifact } from "../artifacts/catalogue.ts"
 import { fetchCopy, verifyCopy } from "../artifacts/chain.ts"
 import { checkAccess, placeCheckout, verifyCheckout } from "../artifacts/git.ts"
 import type { Finished } from "../artifacts/standing.ts"
-import { requireSpace, spaceFactor } from "../artifacts/take.ts"
 import { unpackOnTrial } from "../artifacts/trial.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
 import { command } from "../host/command.ts"
+import { requireSpaceOn, spaceFactor } from "../host/disk.ts"
 import { fingerprintOf } from "../host/known-hosts.ts"
 import type { Report } from "../plan/step.ts"
 import { checkoutOf } from "./checkout.ts"
@@ -39,7 +39,8 @@ export async function drillArchive(
 	// An incremental snapshot lies in the archives of earlier ones too.
 	const earlier = sidecar.incremental?.archives ?? []
 	const sizeBytes = earlier.reduce((sum, archive) => sum + archive.sizeBytes, sidecar.sizeBytes)
-	await requireSpace(host, drillDirectory, Math.ceil((sizeBytes + sidecar.unpackedBytes) * spaceFactor))
+	const bytes = Math.ceil((sizeBytes + sidecar.unpackedBytes) * spaceFactor)
+	await requireSpaceOn(host, drillDirectory, { bytes, files: sidecar.members })
 	const wanted = {
 		environment: environment.name,
 		host: hostConfiguration.name,
