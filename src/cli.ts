@@ -25,7 +25,12 @@ const commands: Readonly<
 	backup: {
 		summary: "back up the server, and prove that the backups can be restored",
 		load: () => import("./commands/backup.ts"),
-		under: [() => import("./commands/backup-status.ts"), () => import("./commands/backup-retention.ts")],
+		under: [
+			() => import("./commands/backup-status.ts"),
+			() => import("./commands/backup-retention.ts"),
+			() => import("./commands/backup-drill.ts"),
+			() => import("./commands/backup-report.ts"),
+		],
 	},
 	timers: {
 		summary: "have backups come by themselves, and see whether they did",
@@ -74,6 +79,10 @@ const commands: Readonly<
 	certificates: {
 		summary: "issue, renew, install and check the workshop's certificate",
 		load: () => import("./commands/certificates.ts"),
+	},
+	doctor: {
+		summary: "look whether buckets and share are as they should be",
+		load: () => import("./commands/doctor.ts"),
 	},
 	config: {
 		summary: "check and show the configuration",

@@ -131,9 +131,11 @@ export async function planBackup(
 		if (artifact.kind === "models") return models?.steps ?? []
 		const destinations = sourcesOf(context, artifact).filter(({ name }) => name !== "local")
 		const wanted = due?.destinationsOf(artifact) ?? destinations
-		if (artifact.kind === "git") return [backupCheckout(context, artifact, destinations, wanted, held)]
+		const taking = { destinations, due: wanted, full: options.full === true, held }
 		return [
-			backupArchive(context, artifact, { destinations, due: wanted, full: options.full === true, held }),
+			artifact.kind === "git"
+				? backupCheckout(context, artifact, taking)
+				: backupArchive(context, artifact, taking),
 		]
 	}
 	const rowsOf = ({ kind, name }: Artifact): readonly SummaryRow[] => {

@@ -7,6 +7,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { planBackup } from "../../src/commands/backup.ts"
+import { type DrillOptions, planDrill } from "../../src/commands/backup-drill.ts"
 import { planRetention } from "../../src/commands/backup-retention.ts"
 import { planStatus } from "../../src/commands/backup-status.ts"
 import { planRestore, type RestoreOptions } from "../../src/commands/restore.ts"
@@ -129,6 +130,7 @@ export async function createSandbox({
 				mountCheck,
 				dryRun: false,
 			}),
+			buckets: [],
 			publisher: { origin: "https://huggingface.example.test", token: undefined },
 			place: `stand-in: ${server}`,
 			gitToken: undefined,
@@ -244,6 +246,17 @@ export async function createSandbox({
 				await context(server, options.to ?? ["share", "r2"]),
 				false,
 				{ checksOnly: true },
+			),
+		drill: async (
+			server: string,
+			options: Partial<DrillOptions> & { dryRun?: boolean; to?: readonly SourceName[] } = {},
+			onEvent?: (event: Event) => void,
+		) =>
+			run(
+				(given) => planDrill(given, packageRoot, { only: [], skip: [], ...options }),
+				await context(server, options.to ?? ["share", "r2"]),
+				options.dryRun ?? false,
+				{ checksOnly: options.history ?? false, ...(onEvent === undefined ? {} : { onEvent }) },
 			),
 		retention: async (
 			server: string,

@@ -41,10 +41,21 @@ const retentionSchema = z
 	.strictObject({ daily: count, weekly: count, monthly: count })
 	.refine(({ daily }) => daily > 0, "at least one `daily`: the newest snapshot always stays")
 
-/** What holds for every artifact of a bucket; an artifact's own fields win. */
-const rulesSchema = z.strictObject({ schedule: schedulesSchema, retention: retentionSchema.optional() })
+/** How often `backup drill --scheduled` brings the newest snapshots back on trial. */
+const drillSchema = z.enum(["weekly", "monthly"])
 
-const ownRules = { schedule: schedulesSchema.optional(), retention: retentionSchema.optional() }
+/** What holds for every artifact of a bucket; an artifact's own fields win. */
+const rulesSchema = z.strictObject({
+	schedule: schedulesSchema,
+	retention: retentionSchema.optional(),
+	drill: drillSchema.default("monthly"),
+})
+
+const ownRules = {
+	schedule: schedulesSchema.optional(),
+	retention: retentionSchema.optional(),
+	drill: drillSchema.optional(),
+}
 
 const archiveSchema = z.strictObject({
 	...ownRules,

@@ -240,13 +240,16 @@ async function firstGood<Good extends Fetched>(
 	throw foreign ?? nothingGood(work, tried)
 }
 
+/** What it takes to look at one copy: no others are asked. */
+type OneCopy = Omit<Acquiring, "sources" | "candidates">
+
 /**
  * A copy whose bytes are what its sidecar says, on this machine's disk.
  * @param before is given the sidecar before anything is fetched
  * @returns undefined for a snapshot of another host, which is passed over in silence
  */
-async function fetchCopy(
-	work: Acquiring,
+export async function fetchCopy(
+	work: OneCopy,
 	copy: Copy,
 	before: (sidecar: ArchiveSidecar) => Promise<unknown> = async () => {},
 ): Promise<Fetched | undefined> {
@@ -307,8 +310,14 @@ const limitsOf = ({ paths, mostBytes }: ArchiveArtifact) => ({
 	mostMembers: 1_000_000,
 })
 
-async function verifyCopy(
-	work: Acquiring,
+/**
+ * Fetches one copy, opens it, and holds it against its sidecar, the limits and the artifact's floor: all that can be said
+ * of an archive before it is unpacked. Nothing is healed and no other copy is tried.
+ * @returns undefined for a snapshot of another host
+ * @throws {OperatorError} saying what is wrong with it; {IdentityError} when it is encrypted for others
+ */
+export async function verifyCopy(
+	work: OneCopy,
 	copy: Copy,
 	identity: Secret | undefined,
 ): Promise<Verified | undefined> {
@@ -326,7 +335,7 @@ async function verifyCopy(
 
 /** Where the archive lies that tar can read: opened beside the encrypted one, which a bad copy may be healed from. */
 async function inTheClear(
-	{ host, artifact, signal, workDirectory }: Acquiring,
+	{ host, artifact, signal, workDirectory }: OneCopy,
 	{ storedFile, sidecar }: Fetched,
 	key: Key,
 ): Promise<string> {
@@ -339,7 +348,7 @@ async function inTheClear(
 
 /** Held to the floor, and to what the sidecar says of the whole. */
 async function judged(
-	{ host, artifact }: Acquiring,
+	{ host, artifact }: OneCopy,
 	fetched: Fetched,
 	key: Key,
 	{ tree: inspected, parts }: { tree: Tree; parts: readonly Part[] },

@@ -362,6 +362,23 @@ async function has(host: LocalHost, checkout: Checkout, commit: string): Promise
 	return host.test(await asOwner(host, checkout, asked))
 }
 
+/**
+ * Holds a checkout that was just placed against what it should be, by git's own word: the commit, every object that
+ * hangs on it, every file.
+ * @throws {OperatorError} (3) saying what is wrong
+ */
+export async function verifyCheckout(host: LocalHost, checkout: Checkout, commit: string): Promise<void> {
+	const { path, remote } = checkout
+	const state = await readCheckout(host, checkout)
+	if (state.state !== "present" || state.commit !== commit)
+		throw new OperatorError(`the clone of ${remote} does not stand at ${commit}`)
+	if (!state.pushed) throw new OperatorError(`no branch of ${remote} holds ${commit} any more`)
+	if (state.changes.length > 0)
+		throw new OperatorError(`files of the clone differ from ${commit}: ${state.changes.join(", ")}`)
+	const fsck = gitCommand(host, path, ["fsck", "--full", "--no-dangling", "--no-progress"])
+	await host.capture(await asOwner(host, checkout, fsck))
+}
+
 /** What differs from the commit, for the operator to judge; at most 40 lines. */
 export async function changesOf(host: LocalHost, checkout: Checkout): Promise<string> {
 	const diff = await asOwner(host, checkout, gitCommand(host, checkout.path, ["diff", "--stat", "HEAD"]))

@@ -140,7 +140,7 @@ async function swapOrUndo(swap: Swap, tree: Tree): Promise<void> {
 }
 
 /** chmod and chown only where the catalogue's demand differs from what the archive gave. */
-async function demandModes(host: LocalHost, tree: Tree, staging: string): Promise<void> {
+export async function demandModes(host: LocalHost, tree: Tree, staging: string): Promise<void> {
 	for (const entry of tree.entries) {
 		if (entry.type === "symlink") continue
 		const path = join(staging, entry.path)

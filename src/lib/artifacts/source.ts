@@ -121,6 +121,23 @@ export function copiesAmong(source: Source, heads: readonly ObjectHead[], prefix
 	return [...byId.values()]
 }
 
+/**
+ * Archives that were stored and whose sidecar never was. Those of incremental snapshots aren't judged: they may outlive
+ * the snapshot that they were packed for.
+ */
+export function unfinishedArchives(
+	copiesOf: (artifact: string) => readonly Copy[],
+	artifacts: readonly { name: string; kind: string; incremental?: boolean }[],
+): ObjectHead[] {
+	return artifacts
+		.filter(({ kind, incremental }) => kind === "archive" && incremental !== true)
+		.flatMap(({ name }) =>
+			copiesOf(name).flatMap(({ archive, sidecar }) =>
+				archive === undefined || sidecar !== undefined ? [] : [archive],
+			),
+		)
+}
+
 /** The older backups of an artifact in one source. Their names hold a date only, and they have no sidecar. */
 export async function listOlderCopies(source: Source, patterns: readonly string[]): Promise<Copy[]> {
 	const copies: Copy[] = []

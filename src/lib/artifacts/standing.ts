@@ -19,6 +19,8 @@ export type Standing = {
 	confirmedAt?: Date
 	/** What stands there and can't count, newer than `newest`: each with the reason. */
 	passedOver: readonly string[]
+	/** Newer than `newest`, and by their sidecars other hosts'. */
+	foreign: readonly { name: SnapshotName; host: string }[]
 }
 
 export type Holdings = {
@@ -29,6 +31,8 @@ export type Holdings = {
 	copies(artifact: string): readonly Copy[]
 	/** Keys of confirmations, oldest first. */
 	confirmations: readonly string[]
+	/** Everything that was listed: snapshots and records of this environment's hosts. */
+	heads: readonly ObjectHead[]
 }
 
 const confirmationSchema = z.strictObject({
@@ -55,7 +59,7 @@ export const renderConfirmation = (confirmation: Confirmation) =>
 
 /** How many confirmations are read at most; hourly ones of four days. */
 const mostConfirmations = 100
-const largestConfirmationBytes = 256 * 1024
+const largestRecordBytes = 256 * 1024
 
 /**
  * Lists a destination once.
@@ -82,31 +86,41 @@ export async function listHoldings(destination: Source, owner: Owner, now: Date)
 		destination,
 		copies,
 		confirmations,
+		heads,
 		standing: async (artifact) => {
 			const passedOver: string[] = []
 			const all = copies(artifact)
 			const held = new Map(all.map((copy) => [copy.name.id, copy]))
+			const foreign: { name: SnapshotName; host: string }[] = []
 			for (const copy of all) {
 				if (copy.name.takenAt.getTime() > newestMs) {
 					passedOver.push(`${copy.name.id} is dated in the future`)
 					continue
 				}
 				const judged = await judge(copy, { ...owner, artifact }, held)
-				if (judged.foreign) continue
+				if (judged.foreign) {
+					foreign.push({ name: copy.name, host: judged.host })
+					continue
+				}
 				if (judged.finished === undefined) {
 					passedOver.push(`${copy.name.id}: ${judged.because}`)
 					continue
 				}
 				const confirmedAt = await read(artifact, judged.finished.name)
-				return { newest: judged.finished, passedOver, ...(confirmedAt === undefined ? {} : { confirmedAt }) }
+				return {
+					newest: judged.finished,
+					passedOver,
+					foreign,
+					...(confirmedAt === undefined ? {} : { confirmedAt }),
+				}
 			}
-			return { passedOver }
+			return { passedOver, foreign }
 		},
 	}
 }
 
 export type Judged =
-	| { foreign: true }
+	| { foreign: true; host: string }
 	| { foreign: false; finished: Finished; because?: undefined }
 	/** It can't count; `because` says why. */
 	| { foreign: false; finished?: undefined; because: string }
@@ -129,7 +143,7 @@ export async function judge(
 	}
 	if (sidecar.environment !== owner.environment) return bad(`it was taken from ${sidecar.environment}`)
 	if (sidecar.artifact !== owner.artifact) return bad(`its sidecar is that of ${sidecar.artifact}`)
-	if (sidecar.host !== owner.host) return { foreign: true }
+	if (sidecar.host !== owner.host) return { foreign: true, host: sidecar.host }
 	if (sidecar.kind === "archive") {
 		const lacking = lackingPiece(copy, sidecar, held)
 		if (lacking !== undefined) return bad(lacking)
@@ -167,7 +181,8 @@ function confirmationReader(
 	}
 }
 
-function timeOf(key: string): Date | undefined {
+/** When a record was written, by its key; undefined for what is no record's name. */
+export function timeOf(key: string): Date | undefined {
 	const file = key.slice(key.lastIndexOf("/") + 1)
 	return file.endsWith(".json")
 		? parseSnapshotId(`${file.slice(0, -".json".length)}-000000000000`)?.takenAt
@@ -175,16 +190,23 @@ function timeOf(key: string): Date | undefined {
 }
 
 /** Undefined for what is no confirmation: then it confirms nothing. */
-async function readConfirmation(store: Source["store"], key: string): Promise<Confirmation | undefined> {
+const readConfirmation = (store: Source["store"], key: string) => readRecord(store, key, confirmationSchema)
+
+/** Undefined for what can't be read as a record of this kind, or says another time than its name. */
+export async function readRecord<T extends { at: string }>(
+	store: Source["store"],
+	key: string,
+	schema: z.ZodType<T>,
+): Promise<T | undefined> {
 	const chunks: Buffer[] = []
 	let sizeBytes = 0
 	for await (const chunk of await store.get(key)) {
 		sizeBytes += (chunk as Buffer).length
-		if (sizeBytes > largestConfirmationBytes) return undefined
+		if (sizeBytes > largestRecordBytes) return undefined
 		chunks.push(chunk as Buffer)
 	}
 	try {
-		const parsed = confirmationSchema.parse(JSON.parse(Buffer.concat(chunks).toString("utf8")))
+		const parsed = schema.parse(JSON.parse(Buffer.concat(chunks).toString("utf8")))
 		return stamp(new Date(parsed.at)) === stamp(timeOf(key) ?? new Date(0)) ? parsed : undefined
 	} catch {
 		return undefined

@@ -12,6 +12,7 @@ import type { Environment } from "./environment.ts"
 export const secretMeanings = {
 	R2_ACCESS_KEY_ID: "the object store's access key",
 	R2_SECRET_ACCESS_KEY: "the object store's secret key",
+	CLOUDFLARE_API_TOKEN: "showing the lock of R2's buckets (Workers R2 Storage: Read)",
 	GH_TOKEN: "reading the git repositories (scope: contents, read only)",
 	AGE_IDENTITY: "opening encrypted backups: for a restore, and never on a server",
 	HF_TOKEN: "fetching gated models from Hugging Face (read only)",

@@ -169,6 +169,37 @@ const fileSystemSchema = z.object({
 /** What is to be said of the room on one file system. */
 export type FileSystemFacts = z.infer<typeof fileSystemSchema>
 
+/** One artifact brought back from one destination. */
+export const drillResultSchema = z.object({
+	artifact: z.string(),
+	/** `share`, `r2` */
+	destination: z.string(),
+	/** The snapshot that was brought back; absent where there is none. */
+	snapshot: z.string().optional(),
+	ok: z.boolean(),
+	/** What was proven, or what is wrong. */
+	because: z.string(),
+	/** How old the state is that would come back: what was done since is lost (recovery point). */
+	ageSeconds: z.number().optional(),
+	/** How long fetching, unpacking and comparing took (recovery time). */
+	tookSeconds: z.number().optional(),
+	/** Of the archive. */
+	sizeBytes: z.number().optional(),
+	/** False for an encrypted one whose key wasn't at hand: its bytes are right, and whether it can be opened isn't known. */
+	opened: z.literal(false).optional(),
+})
+
+const drillSchema = z.object({
+	/** The comfyume that did it. */
+	comfyume: z.string(),
+	drilledAt: z.iso.datetime(),
+	exitCode: z.number(),
+	results: z.array(drillResultSchema),
+})
+
+/** What one drill has found. */
+export type DrillFacts = z.infer<typeof drillSchema>
+
 const outcomeSchema = z.enum(["satisfied", "applied", "planned", "failed", "blocked", "aborted"])
 
 /** How a step ended. `planned` is what a dry run says of a step that it would apply. */
@@ -209,6 +240,9 @@ const bodySchema = z.discriminatedUnion("event", [
 	logLineSchema.extend({ event: z.literal("log"), step: z.string().optional() }),
 	timerSchema.extend({ event: z.literal("timer"), step: z.string().optional() }),
 	fileSystemSchema.extend({ event: z.literal("file-system"), step: z.string().optional() }),
+	drillSchema.extend({ event: z.literal("drill"), step: z.string().optional() }),
+	/** A text for people, as a whole; Markdown. */
+	z.object({ event: z.literal("document"), step: z.string().optional(), text: z.string() }),
 	z.object({
 		event: z.literal("step"),
 		step: z.string(),

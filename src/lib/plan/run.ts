@@ -72,6 +72,8 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 			log: (line) => emit({ event: "log", step: step.id, ...line }),
 			timer: (facts) => emit({ event: "timer", step: step.id, ...facts }),
 			fileSystem: (facts) => emit({ event: "file-system", step: step.id, ...facts }),
+			drill: (facts) => emit({ event: "drill", step: step.id, ...facts }),
+			document: (text) => emit({ event: "document", step: step.id, text }),
 		}
 		const result = signal.aborted
 			? { outcome: "aborted" as const, because: "the run was stopped before this step" }

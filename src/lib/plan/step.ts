@@ -2,6 +2,7 @@
 import type {
 	ChangeFacts,
 	ContainerFacts,
+	DrillFacts,
 	FileSystemFacts,
 	LogLine,
 	ModelFacts,
@@ -47,6 +48,10 @@ export type Report = {
 	timer(facts: TimerFacts): void
 	/** What was found out of the room on one file system. */
 	fileSystem(facts: FileSystemFacts): void
+	/** What a drill has found, this one or an earlier one. */
+	drill(facts: DrillFacts): void
+	/** A text for people, as a whole; Markdown. */
+	document(text: string): void
 }
 
 export type Step = {

@@ -2,13 +2,14 @@
 // that all is well, changes nothing of the answer.
 import type { Artifact, SnapshotArtifact } from "../artifacts/catalogue.ts"
 import { isStale, type Schedule } from "../artifacts/schedule.ts"
-import { labelOf, type Source, sourcesOf } from "../artifacts/source.ts"
+import { labelOf, type Source } from "../artifacts/source.ts"
 import { evidenceOf, type Holdings, listHoldings, type Standing } from "../artifacts/standing.ts"
-import { isAbsent } from "../artifacts/tree.ts"
 import { exitCodes, messageOf, OperatorError, systemError } from "../errors.ts"
 import { type Finding, needed, type Plan, type Step, type SummaryRow, satisfied } from "../plan/step.ts"
 import { formatSeconds } from "../ui/format.ts"
 import { ageSeconds, type StepContext } from "./context.ts"
+import { destinationsOf, isNotHere, scheduleOf } from "./destinations.ts"
+import { overdueDrills } from "./drill-overdue.ts"
 import { compareModels } from "./new-models.ts"
 
 type Asked = { artifact: SnapshotArtifact; destination: Source; schedule: Schedule }
@@ -28,7 +29,7 @@ export async function statusPlan(context: StepContext, artifacts: readonly Artif
 		destinationsOf(context, artifacts).map(async ({ destination, artifacts }) => ({
 			destination,
 			artifacts,
-			holdings: await open(context, destination),
+			holdings: await openHoldings(context, destination),
 		})),
 	)
 	const answers = (
@@ -40,6 +41,7 @@ export async function statusPlan(context: StepContext, artifacts: readonly Artif
 			),
 		)
 	).flat()
+	const readable = opened.flatMap(({ holdings }) => (holdings instanceof OperatorError ? [] : [holdings]))
 	const models = artifacts.some(({ kind }) => kind === "models") ? [await answerForModels(context)] : []
 	const sorted = [...answers, ...models].sort(
 		(a, b) =>
@@ -54,47 +56,12 @@ export async function statusPlan(context: StepContext, artifacts: readonly Artif
 		steps: [
 			...opened.map(({ destination, holdings }) => reach(destination, holdings)),
 			...sorted.map(({ step }) => step),
+			...(readable.length === 0 ? [] : [drillsNoted(context, readable, artifacts)]),
 		],
 		summary: () => sorted.map(({ row }) => row),
 		next: ({ exitCode }) => (exitCode === exitCodes.done ? undefined : again),
 	}
 }
-
-export type Destination = {
-	destination: Source
-	/** Those whose snapshots go there. */
-	artifacts: readonly SnapshotArtifact[]
-}
-
-/**
- * The share and R2's buckets, as far as snapshots of these artifacts go there.
- * @throws {OperatorError} (2) when neither is configured: nothing to look at is no good state
- */
-export function destinationsOf(context: StepContext, artifacts: readonly Artifact[]): readonly Destination[] {
-	const snapshots = artifacts.filter((artifact) => artifact.kind !== "models")
-	const destinations = context.sources.filter(({ name }) => name !== "local")
-	if (destinations.length > 0)
-		return (
-			destinations
-				.map((destination) => ({
-					destination,
-					artifacts: snapshots.filter((artifact) => sourcesOf(context, artifact).includes(destination)),
-				}))
-				// Also where the models alone are asked for, the places must be in reach.
-				.filter(({ artifacts }) => artifacts.length > 0 || snapshots.length === 0)
-		)
-	throw new OperatorError(
-		"there is nowhere to back up to: neither a share nor an object store is configured",
-		{
-			exitCode: exitCodes.usage,
-			hint: "comfyume config check",
-		},
-	)
-}
-
-/** When an artifact is backed up to a destination; undefined: never by itself. */
-export const scheduleOf = ({ schedule }: Artifact, { name }: Source): Schedule | undefined =>
-	name === "local" ? undefined : schedule?.[name]
 
 const scheduled = (artifacts: readonly Artifact[], destination: Source): Asked[] =>
 	artifacts.flatMap((artifact) => {
@@ -102,7 +69,11 @@ const scheduled = (artifacts: readonly Artifact[], destination: Source): Asked[]
 		return artifact.kind === "models" || schedule === undefined ? [] : [{ artifact, destination, schedule }]
 	})
 
-async function open(context: StepContext, destination: Source): Promise<Holdings | OperatorError> {
+/** A destination's listing, or why there is none. */
+export async function openHoldings(
+	context: StepContext,
+	destination: Source,
+): Promise<Holdings | OperatorError> {
 	const { environment, hostConfiguration, now } = context
 	try {
 		return await listHoldings(
@@ -133,22 +104,37 @@ function reach(destination: Source, holdings: Holdings | OperatorError): Step {
 	}
 }
 
-async function answer(
+/** A note and no failure: backups that nobody has brought back of late may still be good. */
+function drillsNoted(
 	context: StepContext,
-	{ artifact, destination, schedule }: Asked,
-	holdings: Holdings,
-): Promise<Answer> {
-	let standing: Standing
-	try {
-		standing = await holdings.standing(artifact.name)
-	} catch (error) {
-		standing = { passedOver: [messageOf(error)] }
+	holdings: readonly Holdings[],
+	artifacts: readonly Artifact[],
+): Step {
+	return {
+		id: "drills",
+		title: "drills",
+		check: async (report) => {
+			const overdue = await overdueDrills(context, holdings, artifacts)
+			if (overdue !== undefined) report.note(overdue)
+			return satisfied(overdue === undefined ? "none is older than five weeks" : "some are overdue")
+		},
+		apply: async () => {},
 	}
-	const { newest, passedOver } = standing
-	const absent = newest === undefined && (await isNotHere(context, artifact))
+}
+
+/** How an artifact stands in a destination, and why it is said so. */
+export async function judgeArtifact(
+	context: StepContext,
+	{ artifact, schedule }: Asked,
+	holdings: Holdings,
+): Promise<{ state: keyof typeof ranks; because: string; ageSeconds?: number } & Standing> {
+	const standing = await holdings
+		.standing(artifact.name)
+		.catch((error): Standing => ({ passedOver: [messageOf(error)], foreign: [] }))
 	const evidence = evidenceOf(standing)
 	const stale = isStale(schedule, evidence, context.now())
-	const state = absent ? "fresh" : newest === undefined ? "missing" : stale ? "stale" : "fresh"
+	const absent = standing.newest === undefined && (await isNotHere(context, artifact))
+	const state = absent ? "fresh" : standing.newest === undefined ? "missing" : stale ? "stale" : "fresh"
 	const age = evidence === undefined ? "" : formatSeconds(ageSeconds(context, evidence))
 	const fresh = standing.confirmedAt === undefined ? `taken ${age} ago` : `found unchanged ${age} ago`
 	const says = {
@@ -156,7 +142,17 @@ async function answer(
 		stale: `${fresh}, and it is due ${schedule.text}`,
 		fresh: `${fresh}; due ${schedule.text}`,
 	}[state]
-	const because = absent ? "not on this host" : [says, ...passedOver].join("; ")
+	return {
+		...standing,
+		state,
+		because: absent ? "not on this host" : [says, ...standing.passedOver].join("; "),
+		...(evidence === undefined ? {} : { ageSeconds: ageSeconds(context, evidence) }),
+	}
+}
+
+async function answer(context: StepContext, asked: Asked, holdings: Holdings): Promise<Answer> {
+	const { artifact, destination } = asked
+	const { state, because, newest, passedOver } = await judgeArtifact(context, asked, holdings)
 	const again = `comfyume backup ${context.spoken} --only ${artifact.name}`
 	const finding: Finding = state === "fresh" ? satisfied(because) : needed(because, again)
 	const sidecar = newest?.sidecar
@@ -185,12 +181,8 @@ async function answer(
 	}
 }
 
-/** What a server can do without, and doesn't have: nothing to back up. */
-export async function isNotHere({ host }: StepContext, artifact: SnapshotArtifact): Promise<boolean> {
-	return artifact.kind === "archive" && artifact.optional && (await isAbsent(host, artifact.paths))
-}
-
-async function answerForModels(context: StepContext): Promise<Answer> {
+/** The share's models against their bucket. */
+export async function answerForModels(context: StepContext): Promise<Answer> {
 	const step = (check: Step["check"]): Step => ({
 		id: "models/r2",
 		title: "models on r2",

@@ -23,20 +23,15 @@ import { digestFile } from "../artifacts/tree.ts"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { needed, type Step, satisfied, unknown } from "../plan/step.ts"
 import type { Lease } from "../storage/share-lock.ts"
-import { ageSeconds, clearWork, type Held, heldKey, type StepContext, workDirectory } from "./context.ts"
+import type { BackupArchiveOptions } from "./backup-archive.ts"
+import { ageSeconds, clearWork, heldKey, type StepContext, workDirectory } from "./context.ts"
 import { throwTogether, troubleOf } from "./store-snapshot.ts"
 
-/**
- * Notes the running commit in every destination, as long as the remote has it and nothing uncommitted lies here.
- * @param due those of the destinations that must have it after this run
- * @param held where it notes which of them hold it now
- */
+/** Notes the running commit in every destination, as long as the remote has it and nothing uncommitted lies here. */
 export function backupCheckout(
 	context: StepContext,
 	artifact: GitArtifact,
-	destinations: readonly Source[],
-	due: readonly Source[] = destinations,
-	held: Held = new Map(),
+	{ destinations, due = destinations, full = false, held = new Map() }: BackupArchiveOptions,
 ): Step {
 	const { environment, hostConfiguration, host, spoken, now, signal, summary } = context
 	const checkout = checkoutOf(context, artifact)
@@ -73,6 +68,15 @@ export function backupCheckout(
 		return { commit: state.commit, branch: state.branch, standing }
 	}
 	let saidBranch = false
+	let stored = false
+	const lackingOf = <T extends { destination: Source; newest: CommitSidecar | undefined }>(
+		standing: readonly T[],
+		commit: string,
+	): T[] =>
+		standing.filter(
+			({ destination, newest }) =>
+				due.includes(destination) && (newest?.commit !== commit || (full && !stored)),
+		)
 
 	/** Two hosts at one commit, backed up in the same second, would have one name: the later one is dated on. */
 	const note = async (
@@ -102,9 +106,7 @@ export function backupCheckout(
 					`${checkout.path} stands on ${branch === "" ? "no branch" : `branch ${branch}`}, not on ${checkout.branch} as configured`,
 				)
 			saidBranch = true
-			const lacking = standing.filter(
-				({ destination, newest }) => due.includes(destination) && newest?.commit !== commit,
-			)
+			const lacking = lackingOf(standing, commit)
 			const having = standing.filter(({ newest }) => newest?.commit === commit)
 			const noted = having[0]?.newest
 			summary.set(artifact.name, {
@@ -136,9 +138,7 @@ export function backupCheckout(
 		},
 		apply: async (report) => {
 			const { commit, branch, standing } = await survey()
-			const lacking = standing.filter(
-				({ destination, newest }) => due.includes(destination) && newest?.commit !== commit,
-			)
+			const lacking = lackingOf(standing, commit)
 			const usable = lacking.filter(({ destination }) => destination.trouble === undefined)
 			if (usable.length === 0) throw troubleOf(lacking.map(({ destination }) => destination))
 			const newest = standing
@@ -173,6 +173,7 @@ export function backupCheckout(
 				}
 			}
 			await clearWork(host)
+			stored = true
 			throwTogether([...failures, ...lacking.flatMap(({ destination }) => destination.trouble ?? [])])
 		},
 	}
@@ -300,7 +301,8 @@ export function restoreCheckout(
 	}
 }
 
-function checkoutOf({ environment, host }: StepContext, { checkout }: GitArtifact): Checkout {
+/** An artifact's checkout as this environment configures it. */
+export function checkoutOf({ environment, host }: StepContext, { checkout }: GitArtifact): Checkout {
 	const { path, remote, branch } = environment.git[checkout]
 	return { path, remote, branch, user: host.standIn ? "root" : environment.user }
 }

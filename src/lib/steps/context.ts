@@ -9,6 +9,7 @@ import type { DigestCache } from "../models/digest-cache.ts"
 import type { SummaryRow } from "../plan/step.ts"
 import type { Secret } from "../secret.ts"
 import type { ShareRemover } from "../storage/share-remover.ts"
+import type { OpenedBucket } from "./open-buckets.ts"
 
 export type StepContext = {
 	environment: Environment
@@ -28,6 +29,8 @@ export type StepContext = {
 	openModels: () => Promise<readonly Source[]>
 	/** What is remembered of an artifact's files, so that what has not changed isn't read every hour. */
 	openDigests: (artifact: string) => Promise<DigestCache>
+	/** Every bucket of the environment, to be looked at by `doctor`; nothing is opened before it is asked for. */
+	buckets: readonly OpenedBucket[]
 	/** Removes snapshots from the share, for the retention alone; without a share there is none. */
 	shareRemover?: ShareRemover
 	/** Who models are published by, and the token for those that not everybody may read. */
@@ -58,14 +61,19 @@ export const heldKey = ({ name }: { name: string }, destination: { name: string 
 /** Where archives are made and fetched to, on the host. */
 export const workDirectory = "/var/lib/comfyume/work"
 
+/** Where a drill brings snapshots back on trial. */
+export const drillDirectory = "/var/lib/comfyume/drill"
+
 /**
- * Empties it: after each step, whatever became of it, so that a disk that was too full for one artifact isn't for the
+ * Empties both: after each step, whatever became of it, so that a disk that was too full for one artifact isn't for the
  * next; and before a run, of what a dead one left. Steps come one after the other, and the run holds the lock.
  */
 export async function clearWork(host: LocalHost): Promise<void> {
-	// Not the directory itself, which may be a disk of its own.
-	const names = await readdir(host.path(workDirectory)).catch(() => [])
-	for (const name of names) await host.files.remove(join(workDirectory, name))
+	for (const directory of [workDirectory, drillDirectory]) {
+		// Not the directory itself, which may be a disk of its own.
+		const names = await readdir(host.path(directory)).catch(() => [])
+		for (const name of names) await host.files.remove(join(directory, name))
+	}
 }
 
 /** Seconds from then until now; for the ages in the closing table. */

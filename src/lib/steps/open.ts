@@ -30,6 +30,7 @@ import { type ShareLock, shareLock } from "../storage/share-lock.ts"
 import { type ShareRemover, shareRemover } from "../storage/share-remover.ts"
 import type { Surroundings } from "../ui/surroundings.ts"
 import type { StepContext } from "./context.ts"
+import { openBuckets } from "./open-buckets.ts"
 
 export type OpenOptions = {
 	config?: string
@@ -210,6 +211,10 @@ export async function openHere(
 			? { ...source, lock: openShareLock(host, environment.share, environment.name, surroundings) }
 			: source,
 	)
+	const buckets = openBuckets(environment, secrets, {
+		cloudflare: { api: cloudflareApi, token: secrets.find("CLOUDFLARE_API_TOKEN") },
+		signal,
+	})
 	const everySource = options.dryRun ? stores.map(withoutWriting) : stores
 	const sources = everySource.filter(({ name }) => options.from === undefined || options.from.includes(name))
 	return {
@@ -232,6 +237,7 @@ export async function openHere(
 			...(environment.share === undefined
 				? {}
 				: { shareRemover: openShareRemover(host, environment.share, options.dryRun) }),
+			buckets,
 			publisher: { origin: huggingFace, token: secrets.find("HF_TOKEN") },
 			gitToken: secrets.find("GH_TOKEN"),
 			ageIdentity: secrets.find("AGE_IDENTITY"),
@@ -244,6 +250,7 @@ export async function openHere(
 		},
 		async [Symbol.asyncDispose]() {
 			for (const { store } of stores) await store[Symbol.asyncDispose]()
+			for (const bucket of buckets) await bucket[Symbol.asyncDispose]()
 			await opened[Symbol.asyncDispose]()
 		},
 	}
@@ -252,6 +259,7 @@ export async function openHere(
 /** On the host. */
 const digestsDirectory = "/var/lib/comfyume/digests"
 const huggingFace = "https://huggingface.co"
+const cloudflareApi = "https://api.cloudflare.com/client/v4"
 
 function withoutWriting({ lock: _, ...source }: Source): Source {
 	return source.trouble === undefined ? { ...source, store: readOnlyStore(source.store) } : source
@@ -277,7 +285,7 @@ async function openStores(
 	if (isWanted("local") && (await host.test(command("test", "-d", local))))
 		stores.push({ name: "local", store: directoryStore({ name: "local", directory: local }) })
 	if (isWanted("share") && environment.share !== undefined)
-		stores.push({ name: "share", store: openShare(host, environment.share, environment.share.backups) })
+		stores.push({ name: "share", store: openShareBackups(host, environment.share) })
 	const unusable: Source[] = []
 	// One that isn't wanted isn't asked either: it may be the very one that gives no answer.
 	if (isWanted("r2") && environment.objectStore !== undefined) {
@@ -335,6 +343,10 @@ export function shareDirectory(host: LocalHost, share: Share): [mountPoint: stri
 /** The share's directory of models as a store; holds nothing open. */
 export const openShareModels = (host: LocalHost, share: Share): ObjectStore =>
 	openShare(host, share, share.models)
+
+/** The share's directory of snapshots as a store; holds nothing open. */
+export const openShareBackups = (host: LocalHost, share: Share): ObjectStore =>
+	openShare(host, share, share.backups)
 
 function openShare(host: LocalHost, share: Share, below: string): ObjectStore {
 	const [mountPoint] = shareDirectory(host, share)

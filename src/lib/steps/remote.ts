@@ -28,6 +28,7 @@ export type RemoteOptions = {
 const sentSecrets = [
 	"R2_ACCESS_KEY_ID",
 	"R2_SECRET_ACCESS_KEY",
+	"CLOUDFLARE_API_TOKEN",
 	"GH_TOKEN",
 	"HF_TOKEN",
 	"HEALTHCHECKS_PING_KEY",

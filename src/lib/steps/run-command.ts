@@ -66,8 +66,10 @@ export type PlanCommand = {
 	files?: () => Promise<Record<string, string>>
 	/** Called when the host is elsewhere; throws for options that only work here. */
 	elsewhere?: () => void
-	/** The environment that is only changed after its name was typed. */
-	confirms?: string
+	/** Takes the documents that the run makes, on the machine where the operator sits; they aren't shown then. */
+	onDocument?: (text: string) => Promise<void>
+	/** The environment that is only changed after its name was typed; with a question of its own, each of them. */
+	confirms?: string | { question: string }
 	/** `files` as this run has them: sent by a client, or read here. */
 	plan: (
 		context: StepContext,
@@ -114,7 +116,10 @@ export async function runCommand(run: CommandRun, spec: PlanCommand): Promise<vo
 	const secrets: Secret[] = []
 	const chosen = await chooseReporter(surroundings.terminal, { ...options, json: asEvents })
 	let notifier = notifierFor(surroundings, spec, opening)
-	const reporter = redacting(chosen, secrets, () => notifier?.reporter)
+	const documents: string[] = []
+	const keep = surroundings.session === undefined && spec.onDocument !== undefined
+	const shown = keep ? withoutDocuments(chosen, documents) : chosen
+	const reporter = redacting(shown, secrets, () => notifier?.reporter)
 	let failure: unknown
 	let exitCode: ExitCode = exitCodes.bug
 	try {
@@ -126,6 +131,7 @@ export async function runCommand(run: CommandRun, spec: PlanCommand): Promise<vo
 		const hide = (more: Iterable<Secret>) => void secrets.push(...more)
 		const begin = () => notifier?.begin()
 		exitCode = await runTarget(surroundings, spec, { target, opening, reporter, hide, begin })
+		for (const text of documents) await spec.onDocument?.(text)
 	} catch (error) {
 		exitCode = exitCodeOf(error, surroundings)
 		// Whoever reads events gets the reason as one: on the other side of a connection there is no stderr to read.
@@ -169,14 +175,18 @@ async function runTarget(
 	const { target, opening, reporter, hide, begin } = run
 	const { environment } = target
 	if (!target.here) spec.elsewhere?.()
+	const { confirms } = spec
 	if (
-		spec.confirms === environment.name &&
+		(confirms === environment.name || typeof confirms === "object") &&
 		!opening.dryRun &&
 		spec.options.yes !== true &&
 		target.sent === undefined
 	)
 		await confirmByTyping(surroundings, {
-			question: `This changes ${target.hostConfiguration.name} of ${environment.name}.`,
+			question:
+				typeof confirms === "object"
+					? confirms.question
+					: `This changes ${target.hostConfiguration.name} of ${environment.name}.`,
 			word: environment.name,
 			flag: "--yes",
 		})
@@ -281,6 +291,13 @@ function redacting(
 			reporter.event(cleaned)
 			another()?.event(cleaned)
 		},
+		close: () => reporter.close(),
+	}
+}
+
+function withoutDocuments(reporter: Reporter, documents: string[]): Reporter {
+	return {
+		event: (event) => (event.event === "document" ? void documents.push(event.text) : reporter.event(event)),
 		close: () => reporter.close(),
 	}
 }

@@ -14,8 +14,8 @@ import {
 import { digestFile } from "../artifacts/tree.ts"
 import { OperatorError, systemError } from "../errors.ts"
 import { needed, type Step, satisfied } from "../plan/step.ts"
-import { destinationsOf, isNotHere, scheduleOf } from "./backup-status.ts"
 import { clearWork, type Held, heldKey, type StepContext, workDirectory } from "./context.ts"
+import { destinationsOf, isNotHere, scheduleOf } from "./destinations.ts"
 import { compareModels } from "./new-models.ts"
 
 export type Due = {

@@ -236,14 +236,24 @@ test("the report on R2 counts what would be eligible and changes nothing", async
 	expect(readdirSync(join(sandbox.second, "sandbox/home"))).toHaveLength(40)
 })
 
-test("nothing in the program can delete an object, and only the retention is given what removes from the share", () => {
+test("but for the probe that is asked for nothing can delete an object, and only the retention is given what removes from the share", () => {
 	const root = new URL("../../../src/", import.meta.url)
 	const sources = readdirSync(root, { recursive: true, encoding: "utf8" })
 		.filter((name) => name.endsWith(".ts"))
 		.map((name) => ({ name, text: readFileSync(new URL(name, root), "utf8") }))
-	expect(sources.filter(({ text }) => /DeleteObjects?Command/.test(text))).toEqual([])
-	const holders = sources.filter(({ text }) => /\b[sS]hareRemover\b/.test(text)).map(({ name }) => name)
-	expect(holders.sort()).toEqual([
+	const namesOfThose = (pattern: RegExp) =>
+		sources
+			.filter(({ text }) => pattern.test(text))
+			.map(({ name }) => name)
+			.sort()
+	expect(namesOfThose(/DeleteObjects?Command|"DELETE"/)).toEqual(["lib/storage/s3-probe-delete.ts"])
+	expect(namesOfThose(/s3-probe-delete\.ts/)).toEqual(["lib/steps/open-buckets.ts"])
+	expect(namesOfThose(/\bprobeDelete\(/)).toEqual([
+		"lib/steps/doctor-storage.ts",
+		"lib/steps/open-buckets.ts",
+		"lib/storage/s3-probe-delete.ts",
+	])
+	expect(namesOfThose(/\b[sS]hareRemover\b/)).toEqual([
 		"lib/steps/context.ts",
 		"lib/steps/open.ts",
 		"lib/steps/retention.ts",

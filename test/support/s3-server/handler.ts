@@ -45,6 +45,7 @@ export type ServerState = {
 	largestPage: number
 	now: () => Date
 	allowUnsignedPayload: boolean
+	deletes: "denied" | "locked" | "versioned" | "allowed"
 	conditionalComplete: "honoured" | "ignored" | "refused"
 	uploads: Map<string, Upload>
 	log: LogEntry[]
@@ -119,6 +120,7 @@ function operationOf(
 		if (method === "HEAD") return "HeadBucket"
 		if (method === "GET" && has("uploads")) return "ListMultipartUploads"
 		if (method === "GET" && query["list-type"] === "2") return "ListObjectsV2"
+		if (method === "GET" && has("object-lock")) return "GetObjectLockConfiguration"
 		return method === "POST" && has("delete") ? "DeleteObjects" : "Unknown"
 	}
 	if (method === "HEAD") return "HeadObject"
@@ -167,8 +169,8 @@ async function answerOf(
 			allowUnsigned: state.allowUnsignedPayload,
 		})
 		const body = checkPayload(call.body, payload, request.headers)
-		// Deleting is refused to everybody: backups are append-only.
-		if (/^DeleteObject/.test(call.operation) || credential.denies?.includes(call.operation) === true)
+		const deletes = /^DeleteObject/.test(call.operation)
+		if ((deletes && state.deletes === "denied") || credential.denies?.includes(call.operation) === true)
 			throw new S3Failure(403, "AccessDenied", "Access Denied")
 		if (call.operation === "Unknown")
 			throw new S3Failure(501, "NotImplemented", "This server does not know this operation")

@@ -13,7 +13,7 @@ export type { LogEntry } from "./handler.ts"
 export type S3Credential = {
 	accessKeyId: string
 	secretAccessKey: string
-	/** Operations that this key pair may not do. Nobody may delete objects. */
+	/** Operations that this key pair may not do. */
 	denies?: readonly string[]
 }
 
@@ -38,6 +38,11 @@ export type S3ServerOptions = {
 	now?: () => Date
 	/** Takes `UNSIGNED-PAYLOAD` and unsigned trailers although the connection is not encrypted. */
 	allowUnsignedPayload?: boolean
+	/**
+	 * What becomes of a request to delete an object. `denied` (without it): refused to everybody. `locked`: the bucket's lock
+	 * refuses, as R2's does, also to overwrite. `versioned`: a marker hides the object. `allowed`: it is gone.
+	 */
+	deletes?: "denied" | "locked" | "versioned" | "allowed"
 	/** Ignores `If-None-Match` when a multipart upload is completed, as some servers do, or refuses it with 501. */
 	conditionalComplete?: "honoured" | "ignored" | "refused"
 }
@@ -68,6 +73,7 @@ export async function startS3Server(options: S3ServerOptions): Promise<S3Server>
 		largestPage: options.largestPage ?? 1000,
 		now: options.now ?? (() => new Date()),
 		allowUnsignedPayload: options.allowUnsignedPayload ?? false,
+		deletes: options.deletes ?? "denied",
 		conditionalComplete: options.conditionalComplete ?? "honoured",
 		uploads: new Map(),
 		log: [],

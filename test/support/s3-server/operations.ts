@@ -24,8 +24,22 @@ export const operations = {
 	HeadObject: (state, call) => getObject(state, call),
 	GetObject: (state, call) => getObject(state, call),
 	PutObject: (state, call) => putObject(state, call),
-	DeleteObject: () => empty(),
-	DeleteObjects: () => empty(),
+	DeleteObject: (state, call) => deleteObject(state, call),
+	DeleteObjects: () => {
+		throw new S3Failure(501, "NotImplemented", "This server deletes one object at a time")
+	},
+	GetObjectLockConfiguration: ({ deletes }) => {
+		if (deletes !== "locked")
+			throw new S3Failure(
+				404,
+				"ObjectLockConfigurationNotFoundError",
+				"Object Lock configuration does not exist for this bucket",
+			)
+		return xml("ObjectLockConfiguration", {
+			ObjectLockEnabled: "Enabled",
+			Rule: { DefaultRetention: { Mode: "COMPLIANCE", Days: 400 } },
+		})
+	},
 	CreateMultipartUpload: (state, call) => createUpload(state, call),
 	UploadPart: (state, call) => uploadPart(state, call),
 	ListParts: (state, call) => listParts(state, call),
@@ -44,6 +58,17 @@ export const operations = {
 				.map(({ key, id, startedAt }) => ({ Key: key, UploadId: id, Initiated: startedAt.toISOString() })),
 		}),
 } satisfies Record<string, OperationHandler>
+
+// R2's lock says so, to whoever asks and before it looks at any condition.
+const locked = () =>
+	new S3Failure(409, "ObjectLockedByBucketPolicy", "The object is locked by the bucket policy.")
+
+async function deleteObject(state: ServerState, { bucket, key }: Call): Promise<Answer> {
+	const stands = state.objects.find(bucket, key) !== undefined
+	if (state.deletes === "locked" && stands) throw locked()
+	if (stands) await state.objects.lose(bucket, key)
+	return empty(state.deletes === "versioned" ? { "x-amz-delete-marker": "true" } : {}, 204)
+}
 
 function findObject(state: ServerState, { bucket, key }: Call): StoredObject {
 	const object = state.objects.find(bucket, key)
@@ -103,6 +128,7 @@ async function putObject(state: ServerState, call: Call): Promise<Answer> {
 	const { headers, bucket, key, body } = call
 	if (!["", "aws-chunked"].includes(headers["content-encoding"] ?? ""))
 		throw new S3Failure(400, "InvalidArgument", "This server takes no Content-Encoding")
+	if (state.deletes === "locked" && state.objects.find(bucket, key) !== undefined) throw locked()
 	refuseExisting(state, call)
 	const etag = `"${createHash("md5").update(body).digest("hex")}"`
 	const crc64 = crc64Of(body)

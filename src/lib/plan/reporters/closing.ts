@@ -6,6 +6,7 @@ import type { Terminal } from "../../ui/surroundings.ts"
 import type {
 	ChangeFacts,
 	ContainerFacts,
+	DrillFacts,
 	Event,
 	FileSystemFacts,
 	ModelFacts,
@@ -13,6 +14,7 @@ import type {
 	TimerFacts,
 } from "../events.ts"
 import { containersTable } from "./containers.ts"
+import { drillsTable } from "./drills.ts"
 import { fileSystemsTable, timersTable } from "./host.ts"
 import { modelsTable } from "./models.ts"
 import { modelPathsLine, workflowLines } from "./workflows.ts"
@@ -47,6 +49,8 @@ export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean })
 	const containers: ContainerFacts[] = []
 	const timers: TimerFacts[] = []
 	const fileSystems: FileSystemFacts[] = []
+	const drills: DrillFacts[] = []
+	const documents: string[] = []
 	const lines: string[] = []
 	let end: EndEvent | undefined
 	let endedAt = new Date(0)
@@ -75,6 +79,8 @@ export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean })
 			if (event.event === "container") containers.push(event)
 			if (event.event === "timer") timers.push(event)
 			if (event.event === "file-system") fileSystems.push(event)
+			if (event.event === "drill") drills.push(event)
+			if (event.event === "document") documents.push(event.text)
 			if (event.event === "workflow") lines.push(...workflowLines(event))
 			if (event.event === "change") lines.push(...changeLines(event))
 			if (event.event === "model-paths") lines.push(modelPathsLine(event))
@@ -92,9 +98,12 @@ export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean })
 				talk("")
 				for (const line of formatTable(columns, rows, width())) terminal.out(`${line}\n`)
 			}
+			// What was asked for: said also when quiet, and as it is, for it is no table of ours.
+			for (const text of documents) terminal.out(plainText(text))
 			const tables = [
 				// What restores and heals says the same in its own table.
 				(end?.summary.length ?? 0) === 0 && models.length > 0 ? modelsTable(models, width()) : [],
+				(end?.summary.length ?? 0) === 0 && drills.length > 0 ? drillsTable(drills, width()) : [],
 				containers.length > 0 ? containersTable(containers, endedAt, width()) : [],
 				timers.length > 0 ? timersTable(timers, endedAt, width()) : [],
 				fileSystems.length > 0 ? fileSystemsTable(fileSystems, width()) : [],
@@ -134,6 +143,9 @@ export const readableWidth = (terminalColumns: number) =>
 /** Neither done nor, in a dry run, planned. */
 export const isFailure = (outcome: Outcome) =>
 	outcome === "failed" || outcome === "blocked" || outcome === "aborted"
+
+/** Lines stay lines. Names in it come from elsewhere, and must not move the cursor. */
+const plainText = (text: string) => stripVTControlCharacters(text).replaceAll(/[^\P{Cc}\n\t]/gu, "")
 
 /** The lines of files keep their tabs. */
 const changeLines = ({ change, name, diff = [] }: ChangeFacts) => [
