@@ -5,6 +5,7 @@ import { artifactsOf } from "../lib/steps/artifacts.ts"
 import type { StepContext } from "../lib/steps/context.ts"
 import { drillPlan } from "../lib/steps/drill.ts"
 import { drillHistory } from "../lib/steps/drill-history.ts"
+import { notifyOption } from "../lib/steps/notify.ts"
 import {
 	type CommonOptions,
 	commonOptions,
@@ -43,6 +44,7 @@ export function create(run: CommandRun): Command {
 			"--scheduled",
 			"only what the catalogue makes due (once a month); for a timer that runs every day",
 		)
+		.option(...notifyOption)
 		.option("--history", `the last ${shownDrills} drills; nothing is brought back`)
 		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 5, 6, 7, 8, 129, 130, 143]))
 		.action((_own: DrillOptions, command: Command) => {
@@ -50,6 +52,7 @@ export function create(run: CommandRun): Command {
 			const history = options.history === true
 			return runCommand(run, {
 				command: "backup",
+				...(history ? {} : { task: "drill" }),
 				options,
 				argv: [
 					"drill",
