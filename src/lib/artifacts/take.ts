@@ -85,21 +85,19 @@ export async function readArtifact(reading: Reading, read = rememberingReader(re
 /** Reads what has changed since it was last read, and databases in use by a copy of them. */
 function rememberingReader({ digests, now, signal }: Reading): ReadFile {
 	const plain = plainReader(signal)
-	return async (path, disk) => {
+	return async (path, disk, identity) => {
 		if (isDatabaseName(path)) {
 			const copied = await digestDatabase(disk, now())
 			if (copied !== undefined) return copied
 		}
-		if (digests === undefined) return plain(path, disk)
-		const located = await locate(disk)
-		if (located.state !== "file") return plain(path, disk)
-		const known = digests.find(path, located.identity)
-		if (known !== undefined) return { digest: known.sha256, sizeBytes: located.sizeBytes }
+		if (digests === undefined) return plain(path, disk, identity)
+		const known = digests.find(path, identity)
+		if (known !== undefined) return { digest: known.sha256, sizeBytes: identity.sizeBytes }
 		const startedAt = now()
-		const read = await plain(path, disk)
+		const read = await plain(path, disk, identity)
 		const after = await locate(disk)
-		if (read !== undefined && after.state === "file" && isSame(after.identity, located.identity))
-			await digests.note(path, located.identity, { sha256: read.digest, startedAt })
+		if (read !== undefined && after.state === "file" && isSame(after.identity, identity))
+			await digests.note(path, identity, { sha256: read.digest, startedAt })
 		return read
 	}
 }
@@ -108,11 +106,11 @@ function rememberingReader({ digests, now, signal }: Reading): ReadFile {
 function stagingReader(reading: Reading, directory: string, staged: Set<string>): ReadFile {
 	const { host, now } = reading
 	const otherwise = rememberingReader(reading)
-	return async (path, disk) => {
-		if (!isDatabaseName(path)) return otherwise(path, disk)
+	return async (path, disk, identity) => {
+		if (!isDatabaseName(path)) return otherwise(path, disk, identity)
 		const copy = host.path(`${directory}${path}`)
 		const facts = await stageDatabase(disk, copy, { now: now(), ownership: !host.standIn })
-		if (facts === undefined) return otherwise(path, disk)
+		if (facts === undefined) return otherwise(path, disk, identity)
 		staged.add(path.slice(1))
 		return facts
 	}

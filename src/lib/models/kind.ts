@@ -1,6 +1,7 @@
 // What a file that should be a model really is. Downloads that failed leave files behind that look like models in a
 // listing: a pointer, a page, an empty file, a file of the right size whose end was never written.
 import { isUtf8 } from "node:buffer"
+import type { BigIntStats } from "node:fs"
 import { lstat, stat } from "node:fs/promises"
 import { codeOf, messageOf } from "../errors.ts"
 import type { ReadRange } from "../formats/safetensors.ts"
@@ -26,19 +27,21 @@ export type Located =
 	| { state: "file"; sizeBytes: number; allocatedBytes: number; identity: FileIdentity }
 	| { state: "missing" | "broken-link" | "not-a-file" | "unreadable"; because: string }
 
+export const identityOf = (facts: BigIntStats): FileIdentity => ({
+	device: String(facts.dev),
+	inode: String(facts.ino),
+	sizeBytes: Number(facts.size),
+	modifiedNs: String(facts.mtimeNs),
+	changedNs: String(facts.ctimeNs),
+})
+
 /** What lies at a path of this machine, links followed. Opens nothing: a pipe would wait for ever. */
 export async function locate(diskPath: string): Promise<Located> {
 	try {
 		const facts = await stat(diskPath, { bigint: true })
 		if (facts.isFile()) {
 			const sizeBytes = Number(facts.size)
-			const identity = {
-				device: String(facts.dev),
-				inode: String(facts.ino),
-				sizeBytes,
-				modifiedNs: String(facts.mtimeNs),
-				changedNs: String(facts.ctimeNs),
-			}
+			const identity = identityOf(facts)
 			return { state: "file", sizeBytes, allocatedBytes: Number(facts.blocks) * statBlockBytes, identity }
 		}
 		return { state: "not-a-file", because: facts.isDirectory() ? "it is a directory" : "it is not a file" }
