@@ -35,8 +35,9 @@ describeWith("instances", "backups are drilled and reported on over SSH", () => 
 	test("damage on the share is told with its name and the same exit code", async () => {
 		const directory = join(workshop.share, "cache/backups/rehearsal/home")
 		const archives = readdirSync(directory)
-			.filter((name) => name.endsWith(".zst"))
+			.filter((name) => name.endsWith(".zst.age"))
 			.map((name) => join(directory, name))
+		expect(archives).toHaveLength(1)
 		await damageAll(archives)
 		const ran = await comfyume("backup", "drill", "--only", "home")
 		await damageAll(archives)

@@ -28,7 +28,7 @@ describeWith("instances", "two hosts of one environment", () => {
 			const text = readFileSync(file, "utf8")
 			const other = `      - { name: ${["gpu-1", "app-1"][index]}, role: worker, address: 203.0.113.9 }\n`
 			const named = text.replace("name: app-1", `name: ${["app-1", "gpu-1"][index]}`)
-			writeFileSync(file, named.replace("    share:", `${other}    share:`))
+			writeFileSync(file, named.replace("    backups:", `${other}    backups:`))
 			writeFileSync(
 				join(instance.root, "etc/comfyume/environment"),
 				`rehearsal ${["app-1", "gpu-1"][index]}\n`,
