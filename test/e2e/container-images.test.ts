@@ -7,6 +7,7 @@ import {
 	readdirSync,
 	readFileSync,
 	rmSync,
+	symlinkSync,
 	writeFileSync,
 } from "node:fs"
 import { tmpdir } from "node:os"
@@ -88,7 +89,8 @@ describeWith("docker", "container images", () => {
 		await engine.docker("rmi", "--force", name)
 		expect(await idOf(name)).toBeUndefined()
 	}
-	const comfyume = async (...words: string[]) => {
+	const comfyume = (...words: string[]) => comfyumeWith({}, ...words)
+	const comfyumeWith = async (variables: Readonly<Record<string, string>>, ...words: string[]) => {
 		const spoken = ["--env", "sandbox", "--config", path("comfyume.yaml"), "--json"]
 		const { exitCode, stdout, stderr } = await run(process.execPath, [launcher, ...words, ...spoken], {
 			environment: {
@@ -96,6 +98,7 @@ describeWith("docker", "container images", () => {
 				HOME: path("home"),
 				DOCKER_HOST: engine.environment.DOCKER_HOST,
 				DOCKER_CONFIG: engine.environment.DOCKER_CONFIG,
+				...variables,
 			},
 			allowedExitCodes: "any",
 		})
@@ -251,6 +254,36 @@ describeWith("docker", "container images", () => {
 			"image-admin/share": "satisfied",
 			"image-frontend/r2": "satisfied",
 		})
+	})
+
+	test("a Docker that gives no answer fails the images' steps, and no other", async () => {
+		const silent = { DOCKER_HOST: `unix://${path("nobody.sock")}` }
+		for (const command of ["backup", "restore"]) {
+			const { exitCode, outcomes, said } = await comfyumeWith(
+				silent,
+				command,
+				"--only",
+				"image-frontend,nginx",
+			)
+			expect({ exitCode, outcomes }).toMatchObject({
+				exitCode: 4,
+				outcomes: { "image-frontend": "failed", nginx: "satisfied" },
+			})
+			expect(said).toContain("Docker gives no answer on app-1")
+		}
+	})
+
+	test("without Docker there is nothing to back up; what snapshots there are can't be restored, and it says so", async () => {
+		mkdirSync(path("bin"))
+		for (const program of readdirSync("/usr/bin"))
+			if (program !== "docker") symlinkSync(join("/usr/bin", program), path("bin", program))
+		const without = { PATH: path("bin") }
+		const backup = await comfyumeWith(without, "backup", "--only", "container-images")
+		expect(backup.outcomes).toEqual({ "image-admin": "satisfied", "image-frontend": "satisfied" })
+		const restore = await comfyumeWith(without, "restore", "--only", "image-frontend")
+		expect(restore.outcomes).toMatchObject({ "image-frontend": "failed" })
+		expect(restore.said).toContain("docker is not installed on app-1, and there are snapshots of it")
+		expect(restore.exitCode).toBe(3)
 	})
 
 	const configuration = (endpoint: string) => `version: 1

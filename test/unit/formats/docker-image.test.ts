@@ -108,7 +108,7 @@ test.each([
 const layerPath = `blobs/sha256/${sha256(layers[1] ?? "")}`
 const configurationPath = `blobs/sha256/${sha256(configuration)}`
 const otherConfiguration = JSON.stringify({ rootfs: { diff_ids: [`sha256:${sha256(layers[0] ?? "")}`] } })
-const manifestPath = `blobs/sha256/${sha256(manifest)}`
+const otherManifest = manifest.replace(sha256(compressed[1] ?? ""), sha256("another layer"))
 
 test.each<[string, MadeMember[], string]>([
 	[
@@ -200,9 +200,12 @@ test.each<[string, MadeMember[], string]>([
 	],
 	[
 		"a manifest of other layers",
-		changed(without(containerd(), manifestPath), "index.json", {
-			content: JSON.stringify({ manifests: [{ digest: `sha256:${sha256(manifest)}` }] }),
-		}),
+		[
+			...changed(containerd(), "index.json", {
+				content: JSON.stringify({ manifests: [{ digest: `sha256:${sha256(otherManifest)}` }] }),
+			}),
+			blob(otherManifest),
+		],
 		"is not the one that its configuration names",
 	],
 ])("%s is refused", async (_, members, says) => {
