@@ -91,7 +91,7 @@ export function backupImage(
 			const [first] = current
 			if (lacking.length === 0 && first !== undefined)
 				return satisfied(
-					`${first.newest?.id} is ${short(taken ?? found.id)}; it stands on ${namesOf(current)}`,
+					`${first.newest?.id} is ${short(taken ?? found.id)}; it stands on ${namesOf(current, " and ")}`,
 				)
 			const troubles = lacking.flatMap(({ destination: { name, trouble } }) =>
 				trouble === undefined ? [] : [{ name, trouble }],
@@ -222,8 +222,8 @@ export function backupImage(
 	}
 }
 
-const namesOf = (standing: readonly Stood[]) =>
-	standing.map(({ destination }) => destination.name).join(" and ")
+const namesOf = (standing: readonly Stood[], between = ", ") =>
+	standing.map(({ destination }) => destination.name).join(between)
 
 const newestOf = (standing: readonly Stood[]): Snapshot | undefined =>
 	standing.flatMap(({ newest }) => newest ?? []).sort((a, b) => (a.id < b.id ? 1 : -1))[0]

@@ -76,9 +76,15 @@ export function restoreImage(
 			})
 			if (finding.state === "satisfied") {
 				const inPlace = found === undefined ? "nowhere" : "in place"
-				noteSummary(inPlace, found === undefined ? undefined : newest, finding.because)
-			} else if (found !== undefined)
-				report.note(`${short(found.id)}, which has the name now, stays in Docker without one`)
+				// The snapshot has a column of its own.
+				const verified = finding.because.replace(`, as in ${newest?.name.id}`, "")
+				noteSummary(inPlace, found === undefined ? undefined : newest, verified)
+			} else if (found !== undefined) {
+				report.note(
+					`${short(found.id)}, which has the name now, stays in Docker without one; containers that run go on ` +
+						`with it until comfyume start ${spoken} makes them anew`,
+				)
+			}
 			return finding
 		},
 		apply: async (report) => {
@@ -94,7 +100,6 @@ export function restoreImage(
 				await docker.load(host.path(tarFile))
 				loaded = { name: copy.name, ids }
 				noteSummary(copy.source.name, { name: copy.name, sidecar }, "every layer")
-				report.note(`containers that run take it when comfyume start ${spoken} makes them anew`)
 			} finally {
 				await clearWork(host)
 			}
