@@ -7,6 +7,7 @@ import { exitCodes } from "../lib/errors.ts"
 import type { Plan, Step, SummaryRow } from "../lib/plan/step.ts"
 import { artifactsOf, outputsArtifact } from "../lib/steps/artifacts.ts"
 import { backupArchive } from "../lib/steps/backup-archive.ts"
+import { backupImage } from "../lib/steps/backup-image.ts"
 import { backupModels } from "../lib/steps/backup-models.ts"
 import { backupCheckout } from "../lib/steps/checkout.ts"
 import type { Held, StepContext } from "../lib/steps/context.ts"
@@ -132,11 +133,9 @@ export async function planBackup(
 		const destinations = sourcesOf(context, artifact).filter(({ name }) => name !== "local")
 		const wanted = due?.destinationsOf(artifact) ?? destinations
 		const taking = { destinations, due: wanted, full: options.full === true, held }
-		return [
-			artifact.kind === "git"
-				? backupCheckout(context, artifact, taking)
-				: backupArchive(context, artifact, taking),
-		]
+		if (artifact.kind === "git") return [backupCheckout(context, artifact, taking)]
+		if (artifact.kind === "image") return [backupImage(context, artifact, taking)]
+		return [backupArchive(context, artifact, taking)]
 	}
 	const rowsOf = ({ kind, name }: Artifact): readonly SummaryRow[] => {
 		if (kind === "models") return models?.rows() ?? []

@@ -26,6 +26,7 @@ import {
 import { manifestIn, modelManifest, namedManifest, shareTarget } from "../lib/steps/models.ts"
 import { restoreArchive } from "../lib/steps/restore-archive.ts"
 import { restoreFiles } from "../lib/steps/restore-files.ts"
+import { restoreImage } from "../lib/steps/restore-image.ts"
 import { restoreModels } from "../lib/steps/restore-models.ts"
 import {
 	type CommonOptions,
@@ -269,6 +270,7 @@ function restoreSteps(
 	const stepsOf = (artifact: SnapshotArtifact): Step[] => {
 		if (artifact.kind === "git")
 			return [restoreCheckout(context, artifact, { ...dated, requires: afterUser, gitAllowed })]
+		if (artifact.kind === "image") return [restoreImage(context, artifact, { ...dated, requires: fresh })]
 		switch (artifact.name) {
 			case tailscaleIdentity:
 				return tailscaleSteps(context, artifact, { ...archive, requires: fresh }, options, twin, again)

@@ -5,6 +5,7 @@ import { dirname } from "node:path"
 import type { Readable } from "node:stream"
 import { createGunzip, createZstdDecompress } from "node:zlib"
 import { codeOf, exitCodes, messageOf, OperatorError, systemError } from "../errors.ts"
+import { DockerImageError } from "../formats/docker-image.ts"
 import { readTar, TarError, type TarMember } from "../formats/tar.ts"
 import { command, withOptions } from "../host/command.ts"
 import type { LocalHost } from "../host/local.ts"
@@ -98,7 +99,7 @@ export async function inspectArchive(
 }
 
 /** The uncompressed bytes of an archive. Errors of the compression end the stream. */
-function openArchive(archiveFile: string): Readable {
+export function openArchive(archiveFile: string): Readable {
 	const compressed = createReadStream(archiveFile, { highWaterMark: 1024 * 1024 })
 	const options = { chunkSize: 1024 * 1024 }
 	const plain = isGzip(archiveFile) ? createGunzip(options) : createZstdDecompress(options)
@@ -220,8 +221,10 @@ function memberJudge({ roots, mostBytes, mostMembers }: ArchiveLimits) {
 	return { take, tree: () => treeOf([...entries.values()]) }
 }
 
-function archiveError(error: unknown): OperatorError {
+/** What reading an archive came to, in words. */
+export function archiveError(error: unknown): OperatorError {
 	if (error instanceof OperatorError) return error
+	if (error instanceof DockerImageError) return new OperatorError(error.message)
 	if (error instanceof TarError) return new OperatorError(`not a whole archive: ${error.message}`)
 	const code = codeOf(error) ?? ""
 	if (code.startsWith("Z") || code.startsWith("ERR_"))

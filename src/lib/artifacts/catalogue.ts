@@ -113,11 +113,22 @@ const modelsSchema = z.strictObject({
 	bucket: z.literal("models"),
 })
 
+const imagesSchema = z.strictObject({
+	...ownRules,
+	name: nameSchema,
+	holds: z.string(),
+	/** The stack's container images: an artifact of its own for each that this role runs. */
+	kind: z.literal("images"),
+	roles: z.array(z.enum(["app", "worker"])).min(1),
+	byRequest: z.boolean().default(false),
+	bucket: z.literal("images"),
+})
+
 const catalogueSchema = z
 	.strictObject({
 		version: z.literal(1),
 		buckets: z.record(bucketSchema, rulesSchema),
-		artifacts: z.array(z.discriminatedUnion("kind", [archiveSchema, gitSchema, modelsSchema])),
+		artifacts: z.array(z.discriminatedUnion("kind", [archiveSchema, gitSchema, imagesSchema, modelsSchema])),
 	})
 	.superRefine(({ buckets, artifacts }, context) => {
 		const names = new Set<string>()
@@ -144,8 +155,16 @@ export type RetentionClasses = z.output<typeof retentionSchema>
 export type ArchiveArtifact = z.output<typeof archiveSchema>
 export type GitArtifact = z.output<typeof gitSchema>
 type ModelsArtifact = z.output<typeof modelsSchema>
+/** One image of those that an entry of the catalogue stands for. */
+export type ImageArtifact = Omit<z.output<typeof imagesSchema>, "kind"> & {
+	kind: "image"
+	/** As the entry is called: `--only` takes this name for all of its images. */
+	group: string
+	/** The image's name, as in `comfyume-frontend:v0.11.0`. */
+	image: string
+}
 /** Those that dated snapshots are taken of. */
-export type SnapshotArtifact = ArchiveArtifact | GitArtifact
+export type SnapshotArtifact = ArchiveArtifact | GitArtifact | ImageArtifact
 export type Artifact = SnapshotArtifact | ModelsArtifact
 
 /** What the placeholders of the catalogue stand for in one environment. Absolute paths. */
@@ -157,12 +176,14 @@ export type Places = { user: string; project?: string; scripts?: string } & Part
  * The artifacts of a role in one environment, in the order of a restore, placeholders filled in. An artifact whose
  * placeholder the environment doesn't configure (no scripts repository, say) isn't among them.
  * @param packageRoot the directory that holds `manifests/`
+ * @param images artifact -> image, of those that this role runs
  * @throws {OperatorError} (2) when the manifest is damaged
  */
 export async function readCatalogue(
 	packageRoot: string,
 	role: "app" | "worker",
 	places: Places,
+	images: ReadonlyMap<string, string>,
 ): Promise<Artifact[]> {
 	const file = join(packageRoot, "manifests/artifacts.yaml")
 	const text = await readFile(file, "utf8").catch((error) => {
@@ -170,8 +191,9 @@ export async function readCatalogue(
 	})
 	const { artifacts, buckets } = parseCatalogue(text, file)
 	return artifacts
-		.map((artifact): Artifact => ({ ...buckets[artifact.bucket], ...artifact }))
+		.map((artifact) => ({ ...buckets[artifact.bucket], ...artifact }))
 		.filter(({ roles }) => roles.includes(role))
+		.flatMap((entry): Artifact[] => (entry.kind === "images" ? eachImage(entry, images) : [entry]))
 		.map((artifact) => fill(artifact, places))
 		.filter((artifact) => artifact !== undefined)
 }
@@ -195,7 +217,7 @@ export function selectArtifacts(
 	artifacts: readonly Artifact[],
 	{ only, skip, also = [] }: { only: readonly string[]; skip: readonly string[]; also?: readonly string[] },
 ): Artifact[] {
-	const names = artifacts.map(({ name }) => name)
+	const names = [...new Set(artifacts.flatMap(namesOf))]
 	for (const name of [...only, ...skip]) {
 		if (!names.includes(name))
 			throw new OperatorError(`there is no artifact ${name} on this host`, {
@@ -203,10 +225,11 @@ export function selectArtifacts(
 				hint: `choose from: ${names.join(", ")}`,
 			})
 	}
-	const selected = artifacts.filter(
-		({ name, byRequest }) =>
-			!skip.includes(name) && (also.includes(name) || (only.length === 0 ? !byRequest : only.includes(name))),
-	)
+	const selected = artifacts.filter((artifact) => {
+		const isNamedIn = (list: readonly string[]) => namesOf(artifact).some((name) => list.includes(name))
+		if (isNamedIn(skip)) return false
+		return isNamedIn(also) || (only.length === 0 ? !artifact.byRequest : isNamedIn(only))
+	})
 	if (selected.length === 0)
 		throw new OperatorError("--skip leaves nothing of what --only names", {
 			exitCode: exitCodes.usage,
@@ -215,8 +238,19 @@ export function selectArtifacts(
 	return selected
 }
 
+/** What an artifact answers to: its own name, and that of the catalogue's entry it is a part of. */
+export const namesOf = (artifact: Artifact): readonly string[] =>
+	artifact.kind === "image" ? [artifact.group, artifact.name] : [artifact.name]
+
+function eachImage(
+	entry: z.output<typeof imagesSchema>,
+	images: ReadonlyMap<string, string>,
+): ImageArtifact[] {
+	return [...images].map(([name, image]) => ({ ...entry, kind: "image", group: entry.name, name, image }))
+}
+
 function fill(artifact: Artifact, places: Places): Artifact | undefined {
-	if (artifact.kind === "models") return artifact
+	if (artifact.kind === "models" || artifact.kind === "image") return artifact
 	if (artifact.kind === "git") return places[artifact.checkout] === undefined ? undefined : artifact
 	const values: Readonly<Record<string, string | undefined>> = places
 	const placed = (text: string) => text.replaceAll(/\{(\w+)\}/g, (whole, key: string) => values[key] ?? whole)

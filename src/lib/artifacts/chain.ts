@@ -19,7 +19,7 @@ import {
 } from "./encryption.ts"
 import { floorProblems, withDemandedModes } from "./floor.ts"
 import { heal } from "./heal.ts"
-import type { ArchiveSidecar, Sidecar, SnapshotName } from "./snapshot.ts"
+import type { ArchiveSidecar, Sidecar, SnapshotName, StoredSidecar } from "./snapshot.ts"
 import { type Copy, fetchArchive, listCopies, listOlderCopies, readSidecar, type Source } from "./source.ts"
 import { type Tree, treeDigest } from "./tree.ts"
 
@@ -140,7 +140,7 @@ export type Fetched = {
 	storedFile: string
 	copy: Copy
 	/** Undefined for an older backup. */
-	sidecar: ArchiveSidecar | undefined
+	sidecar: StoredSidecar | undefined
 	digest: string
 	/** Of an incremental snapshot: the archives that hold it, the newest first. */
 	assembled?: Awaited<ReturnType<typeof assemble>>
@@ -150,6 +150,7 @@ export type Fetched = {
 
 /** A snapshot that has passed every check there is, in the clear. */
 export type Verified = Fetched & {
+	sidecar: ArchiveSidecar | undefined
 	/** On the host; the archives that hold it, the newest first. One but for an incremental snapshot. */
 	parts: readonly [Part, ...Part[]]
 	/** What unpacking gives, modes as the catalogue demands them. */
@@ -158,10 +159,10 @@ export type Verified = Fetched & {
 	treeDigest: string
 }
 
-export type Acquiring = {
+export type Acquiring<Of = ArchiveArtifact> = {
 	host: LocalHost
 	sources: readonly Source[]
-	artifact: ArchiveArtifact
+	artifact: Of
 	wanted: Wanted
 	candidates: readonly Candidate[]
 	/** Of an incremental snapshot only what these paths, relative to `/`, lie in is fetched. */
@@ -186,13 +187,18 @@ export const acquire = (work: Acquiring, identity: Secret | undefined): Promise<
 	firstGood(work, (copy) => verifyCopy(work, copy, identity))
 
 /** The same for a copy of what is stored, which needs no key: of an encrypted archive the digest is proof enough. */
-export const acquireStored = (work: Acquiring): Promise<Fetched> =>
+export const acquireStored = (work: Acquiring): Promise<ArchiveFetched> =>
 	firstGood(work, (copy) =>
 		copy.encrypted === true ? fetchCopy(work, copy) : verifyCopy(work, copy, undefined),
 	)
 
-async function firstGood<Good extends Fetched>(
-	work: Acquiring,
+/**
+ * The newest candidate of which a copy passes, bad ones nearer by healed from it.
+ * @param verify gives undefined for a copy that isn't this host's business; throws what is wrong with it
+ * @throws as `acquire`
+ */
+export async function firstGood<Good extends Fetched>(
+	work: Acquiring<SnapshotArtifact>,
 	verify: (copy: Copy) => Promise<Good | undefined>,
 ): Promise<Good> {
 	const { candidates, report, signal } = work
@@ -207,11 +213,7 @@ async function firstGood<Good extends Fetched>(
 			try {
 				const verified = await verify(copy)
 				if (verified === undefined) continue
-				if (verified.sidecar?.shrunkFromBytes !== undefined)
-					report.note(
-						`${candidate.name.id} is much smaller than the snapshot before it ` +
-							`(${verified.sidecar.unpackedBytes} of ${verified.sidecar.shrunkFromBytes} bytes)`,
-					)
+				noteShrunk(candidate, verified.sidecar, report)
 				for (const damaged of bad) await heal(work, damaged, verified)
 				if (passedOver === undefined) return verified
 				report.warn(
@@ -240,8 +242,18 @@ async function firstGood<Good extends Fetched>(
 	throw foreign ?? nothingGood(work, tried)
 }
 
+function noteShrunk({ name }: Candidate, sidecar: StoredSidecar | undefined, report: Report): void {
+	if (sidecar?.kind !== "archive" || sidecar.shrunkFromBytes === undefined) return
+	report.note(
+		`${name.id} is much smaller than the snapshot before it ` +
+			`(${sidecar.unpackedBytes} of ${sidecar.shrunkFromBytes} bytes)`,
+	)
+}
+
+type ArchiveFetched = Fetched & { sidecar: ArchiveSidecar | undefined }
+
 /** What it takes to look at one copy: no others are asked. */
-type OneCopy = Omit<Acquiring, "sources" | "candidates">
+export type OneCopy<Of = ArchiveArtifact> = Omit<Acquiring<Of>, "sources" | "candidates">
 
 /**
  * A copy whose bytes are what its sidecar says, on this machine's disk.
@@ -252,22 +264,14 @@ export async function fetchCopy(
 	work: OneCopy,
 	copy: Copy,
 	before: (sidecar: ArchiveSidecar) => Promise<unknown> = async () => {},
-): Promise<Fetched | undefined> {
-	const { host, artifact, wanted, signal, report, workDirectory } = work
-	const sidecar = copy.olderKey === undefined ? await readSidecar(copy) : undefined
-	if (sidecar !== undefined) {
-		rejectForeign(sidecar, artifact, wanted, copy)
-		if (sidecar.host !== wanted.host) return undefined
-		if (sidecar.kind !== "archive")
-			throw new OperatorError("its sidecar is that of a commit, not of an archive")
-		if (copy.archive !== undefined && copy.archive.sizeBytes !== sidecar.sizeBytes)
-			throw new OperatorError(
-				`its archive has ${copy.archive.sizeBytes} bytes, its sidecar says ${sidecar.sizeBytes}`,
-			)
-		await before(sidecar)
-	}
-	await host.files.makeDirectory(workDirectory, 0o700)
+): Promise<ArchiveFetched | undefined> {
+	const { host, artifact, signal, report, workDirectory } = work
+	const read = copy.olderKey === undefined ? await readOwnSidecar(work, copy, "archive") : undefined
+	if (read === "foreign") return undefined
+	const sidecar = read
+	if (sidecar !== undefined) await before(sidecar)
 	if (sidecar?.incremental !== undefined) {
+		await host.files.makeDirectory(workDirectory, 0o700)
 		await clear(host, workDirectory)
 		const assembled = await assemble(copy, sidecar, {
 			host,
@@ -284,9 +288,51 @@ export async function fetchCopy(
 	}
 	const ending =
 		copy.olderKey !== undefined ? ".tar.gz" : copy.encrypted === true ? ".tar.zst.age" : ".tar.zst"
+	const fetched = await fetchWhole(work, copy, { sidecar, ending })
+	if (sidecar?.encryption !== undefined)
+		await checkEncrypted(
+			host.path(fetched.storedFile),
+			sidecar.sizeBytes,
+			sidecar.encryption.recipients.length,
+		)
+	return { ...fetched, copy, sidecar }
+}
+
+/**
+ * The sidecar of a copy, held against what was looked for and what the listing says.
+ * @returns foreign for a snapshot of another host, whose business it is
+ * @throws {OperatorError} (8) when it is another environment's; (3) when it is damaged or of something else
+ */
+export async function readOwnSidecar<Kind extends StoredSidecar["kind"]>(
+	{ artifact, wanted }: OneCopy<SnapshotArtifact>,
+	copy: Copy,
+	kind: Kind,
+): Promise<Extract<StoredSidecar, { kind: Kind }> | "foreign"> {
+	const sidecar = await readSidecar(copy)
+	rejectForeign(sidecar, artifact, wanted, copy)
+	if (sidecar.host !== wanted.host) return "foreign"
+	if (sidecar.kind === "commit" || sidecar.kind !== kind)
+		throw new OperatorError(`its sidecar is that of a ${sidecar.kind}, not of an ${kind}`)
+	if (copy.archive !== undefined && copy.archive.sizeBytes !== sidecar.sizeBytes)
+		throw new OperatorError(
+			`its archive has ${copy.archive.sizeBytes} bytes, its sidecar says ${sidecar.sizeBytes}`,
+		)
+	return sidecar as Extract<StoredSidecar, { kind: Kind }>
+}
+
+/**
+ * Brings a copy's archive to the work directory, held against its sidecar's digest where it has one.
+ * @throws {OperatorError} (3) when it is another
+ */
+export async function fetchWhole(
+	{ host, artifact, signal, report, workDirectory }: OneCopy<SnapshotArtifact>,
+	copy: Copy,
+	{ sidecar, ending }: { sidecar: StoredSidecar | undefined; ending: string },
+): Promise<{ storedFile: string; digest: string }> {
+	await host.files.makeDirectory(workDirectory, 0o700)
 	const storedFile = `${workDirectory}/${artifact.name}${ending}`
 	await host.files.remove(storedFile)
-	const fetched = await fetchArchive(copy, host.path(storedFile), {
+	const { digest } = await fetchArchive(copy, host.path(storedFile), {
 		signal,
 		onProgress: (doneBytes) =>
 			report.progress({
@@ -295,13 +341,11 @@ export async function fetchCopy(
 				...(copy.archive === undefined ? {} : { totalBytes: copy.archive.sizeBytes }),
 			}),
 	})
-	if (sidecar !== undefined && fetched.digest !== sidecar.digest)
+	if (sidecar !== undefined && digest !== sidecar.digest)
 		throw new OperatorError(
-			`its digest is ${fetched.digest.slice(0, 12)}…, its sidecar says ${sidecar.digest.slice(0, 12)}…`,
+			`its digest is ${digest.slice(0, 12)}…, its sidecar says ${sidecar.digest.slice(0, 12)}…`,
 		)
-	if (sidecar?.encryption !== undefined)
-		await checkEncrypted(host.path(storedFile), fetched.sizeBytes, sidecar.encryption.recipients.length)
-	return { storedFile, copy, sidecar, digest: fetched.digest }
+	return { storedFile, digest }
 }
 
 const limitsOf = ({ paths, mostBytes }: ArchiveArtifact) => ({
@@ -336,7 +380,7 @@ export async function verifyCopy(
 /** Where the archive lies that tar can read: opened beside the encrypted one, which a bad copy may be healed from. */
 async function inTheClear(
 	{ host, artifact, signal, workDirectory }: OneCopy,
-	{ storedFile, sidecar }: Fetched,
+	{ storedFile, sidecar }: ArchiveFetched,
 	key: Key,
 ): Promise<string> {
 	if (sidecar?.encryption === undefined) return storedFile
@@ -349,7 +393,7 @@ async function inTheClear(
 /** Held to the floor, and to what the sidecar says of the whole. */
 async function judged(
 	{ host, artifact }: OneCopy,
-	fetched: Fetched,
+	fetched: ArchiveFetched,
 	key: Key,
 	{ tree: inspected, parts }: { tree: Tree; parts: readonly Part[] },
 ): Promise<Verified> {
@@ -389,7 +433,10 @@ const isGuard = (error: unknown) =>
 	error instanceof OperatorError && error.exitCode === exitCodes.refusedByGuard
 const isNoSpace = (error: unknown) => error instanceof OperatorError && error.exitCode === exitCodes.noSpace
 
-function nothingGood({ sources, artifact, wanted }: Acquiring, tried: readonly string[]): OperatorError {
+function nothingGood(
+	{ sources, artifact, wanted }: Acquiring<SnapshotArtifact>,
+	tried: readonly string[],
+): OperatorError {
 	const unreachable = sources.flatMap(({ name, trouble }) =>
 		trouble === undefined ? [] : [`${name}: ${trouble.message}`],
 	)
@@ -399,7 +446,7 @@ function nothingGood({ sources, artifact, wanted }: Acquiring, tried: readonly s
 			: `no copy of ${artifact.name} is good: ${tried.join("; ")}`
 	return new OperatorError([found, ...unreachable].join("; "), {
 		hint:
-			tried.length === 0
+			tried.length === 0 && artifact.kind === "archive"
 				? `comfyume restore ${wanted.spoken} --only ${artifact.name} --allow-unverified   # also takes backups without a sidecar`
 				: `comfyume restore ${wanted.spoken} --only ${artifact.name} --at <an earlier date>`,
 	})

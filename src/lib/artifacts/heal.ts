@@ -5,7 +5,7 @@ import type { ObjectStore } from "../storage/object-store.ts"
 import type { Lease } from "../storage/share-lock.ts"
 import { readIndex } from "./assemble.ts"
 import type { Acquiring, Fetched } from "./chain.ts"
-import { archiveKey, indexKey, renderSidecar, sidecarKey, stamp } from "./snapshot.ts"
+import { archiveKey, incrementalOf, indexKey, renderSidecar, sidecarKey, stamp } from "./snapshot.ts"
 import { alone, type Copy, canHeal } from "./source.ts"
 import { digestFile } from "./tree.ts"
 
@@ -13,7 +13,7 @@ import { digestFile } from "./tree.ts"
  * Puts the good copy where the bad one stood; the bad one is kept beside it. Failing to heal is said and is no failure
  * of the restore.
  */
-export async function heal(work: Acquiring, bad: Copy, good: Fetched): Promise<void> {
+export async function heal(work: Acquiring<unknown>, bad: Copy, good: Fetched): Promise<void> {
 	const { host, wanted, now, report } = work
 	const { store, name } = bad.source
 	const { sidecar } = good
@@ -49,10 +49,11 @@ export async function heal(work: Acquiring, bad: Copy, good: Fetched): Promise<v
 type Piece = { key: string; file: string; facts: { digest: string; sizeBytes: number } }
 
 /** Everything that makes a snapshot, the sidecar last: with it, it counts. */
-async function piecesOf({ host, workDirectory }: Acquiring, good: Fetched): Promise<Piece[]> {
+async function piecesOf({ host, workDirectory }: Acquiring<unknown>, good: Fetched): Promise<Piece[]> {
 	const { sidecar, storedFile, assembled, copy } = good
 	if (sidecar === undefined) return []
-	const { environment, artifact, incremental } = sidecar
+	const { environment, artifact } = sidecar
+	const incremental = incrementalOf(sidecar)
 	const { id } = copy.name
 	const pieces: Piece[] = []
 	for (const [number, { archiveFile }] of (assembled?.parts ?? [{ archiveFile: storedFile }]).entries()) {
@@ -65,7 +66,7 @@ async function piecesOf({ host, workDirectory }: Acquiring, good: Fetched): Prom
 			facts: { digest, sizeBytes },
 		})
 	}
-	if (incremental !== undefined) {
+	if (sidecar.kind === "archive" && incremental !== undefined) {
 		const file = `${workDirectory}/${artifact}.index.zst`
 		await host.write(file, (await readIndex(copy, sidecar)).content, { mode: 0o600 })
 		pieces.push({ key: indexKey(environment, artifact, id), file, facts: await digestFile(host.path(file)) })

@@ -70,12 +70,33 @@ const commitSidecarSchema = z.strictObject({
 	remote: z.string(),
 })
 
-const sidecarSchema = z.discriminatedUnion("kind", [archiveSidecarSchema, commitSidecarSchema])
+const imageSidecarSchema = z.strictObject({
+	...commonFields,
+	kind: z.literal("image"),
+	/** Of the archive file. */
+	digest: digestSchema,
+	sizeBytes: z.number().int().positive(),
+	/** What `zstd --decompress` gives: the file that `docker load` takes. */
+	unpackedBytes: z.number().int().positive(),
+	/** The name that it has, and gets when it is loaded. */
+	image: z.string(),
+	/** What Docker called it, as in `docker image inspect`. */
+	imageId: z.string().regex(/^sha256:[0-9a-f]{64}$/),
+})
+
+const sidecarSchema = z.discriminatedUnion("kind", [
+	archiveSidecarSchema,
+	commitSidecarSchema,
+	imageSidecarSchema,
+])
 
 export type EarlierArchive = z.infer<typeof earlierArchiveSchema>
 export type ArchiveSidecar = z.infer<typeof archiveSidecarSchema>
 export type CommitSidecar = z.infer<typeof commitSidecarSchema>
+export type ImageSidecar = z.infer<typeof imageSidecarSchema>
 export type Sidecar = z.infer<typeof sidecarSchema>
+/** Those of snapshots that are an archive and not only a note. */
+export type StoredSidecar = ArchiveSidecar | ImageSidecar
 
 export type SnapshotName = {
 	/** `20261121T061236Z-0123456789ab`: unique, and sorts by time. */
@@ -115,9 +136,8 @@ export function takingTime(now: Date, predecessor: Date | undefined): Date {
 /** The same snapshot, dated a second later: where another host's has its name, taken in the same second of the same bytes. */
 export function aSecondLater<S extends Sidecar>(sidecar: S): { id: string; sidecar: S } {
 	const takenAt = new Date(Date.parse(sidecar.takenAt) + 1000)
-	const digest = sidecar.kind === "archive" ? sidecar.digest : sidecar.commit
 	return {
-		id: snapshotName(takenAt, digest).id,
+		id: snapshotName(takenAt, digestOf(sidecar)).id,
 		sidecar: { ...sidecar, takenAt: takenAt.toISOString() },
 	}
 }
@@ -140,14 +160,24 @@ export function parseSnapshotId(id: string): SnapshotName | undefined {
 /** Where the snapshots of an artifact lie in every store. Ends with a slash. */
 export const snapshotPrefix = (environment: string, artifact: string) => `${environment}/${artifact}/`
 
-export const archiveKey = ({ environment, artifact, encryption }: ArchiveSidecar, id: string) =>
-	`${snapshotPrefix(environment, artifact)}${id}${encryption === undefined ? ".tar.zst" : ".tar.zst.age"}`
+export const archiveKey = (sidecar: StoredSidecar, id: string) =>
+	`${snapshotPrefix(sidecar.environment, sidecar.artifact)}${id}${isEncrypted(sidecar) ? ".tar.zst.age" : ".tar.zst"}`
+
+export const isEncrypted = (sidecar: Sidecar) =>
+	sidecar.kind === "archive" && sidecar.encryption !== undefined
+
+/** Of the archive, or the commit. */
+export const digestOf = (sidecar: Sidecar) => (sidecar.kind === "commit" ? sidecar.commit : sidecar.digest)
+
+/** What an incremental snapshot consists of besides its own archive; undefined of any other. */
+export const incrementalOf = (sidecar: Sidecar) =>
+	sidecar.kind === "archive" ? sidecar.incremental : undefined
 
 export function sidecarKey(sidecar: Sidecar, id: string): string {
 	const { environment, artifact } = sidecar
 	if (sidecar.kind === "commit") return `${snapshotPrefix(environment, artifact)}${id}.commit.json`
 	// An incremental snapshot is its index; the archive beside it may be needed by others for longer than it is.
-	return sidecar.incremental === undefined
+	return incrementalOf(sidecar) === undefined
 		? `${archiveKey(sidecar, id)}.json`
 		: `${snapshotPrefix(environment, artifact)}${id}.index.json`
 }
@@ -166,8 +196,10 @@ export const renderSidecar = (sidecar: Sidecar) =>
  */
 export function parseSidecar(text: string, name: SnapshotName): Sidecar {
 	const sidecar = parseJson(text)
-	const digest = sidecar.kind === "archive" ? sidecar.digest : sidecar.commit
-	if (!digest.startsWith(name.shortDigest) || stamp(new Date(sidecar.takenAt)) !== stamp(name.takenAt))
+	if (
+		!digestOf(sidecar).startsWith(name.shortDigest) ||
+		stamp(new Date(sidecar.takenAt)) !== stamp(name.takenAt)
+	)
 		throw new OperatorError(`its sidecar is that of another snapshot than ${name.id}`)
 	return sidecar
 }

@@ -5,12 +5,14 @@ import { exitCodes, OperatorError, systemError } from "../errors.ts"
 import type { HealableStore, ObjectHead, ObjectStore } from "../storage/object-store.ts"
 import type { HoldOptions, Lease, ShareLock } from "../storage/share-lock.ts"
 import {
-	type ArchiveSidecar,
+	incrementalOf,
+	isEncrypted,
 	parseOlderName,
 	parseSidecar,
 	parseSnapshotId,
 	type Sidecar,
 	type SnapshotName,
+	type StoredSidecar,
 	sidecarKey,
 	snapshotPrefix,
 } from "./snapshot.ts"
@@ -130,7 +132,7 @@ export function unfinishedArchives(
 	artifacts: readonly { name: string; kind: string; incremental?: boolean }[],
 ): ObjectHead[] {
 	return artifacts
-		.filter(({ kind, incremental }) => kind === "archive" && incremental !== true)
+		.filter(({ kind, incremental }) => (kind === "archive" && incremental !== true) || kind === "image")
 		.flatMap(({ name }) =>
 			copiesOf(name).flatMap(({ archive, sidecar }) =>
 				archive === undefined || sidecar !== undefined ? [] : [archive],
@@ -159,7 +161,7 @@ export async function listOlderCopies(source: Source, patterns: readonly string[
  */
 export function lackingPiece(
 	{ archive, index }: Pick<Copy, "archive" | "index">,
-	sidecar: ArchiveSidecar,
+	sidecar: StoredSidecar,
 	held: ReadonlyMap<string, Copy>,
 ): string | undefined {
 	const wrong = (what: string, head: ObjectHead | undefined, sizeBytes: number) => {
@@ -169,7 +171,7 @@ export function lackingPiece(
 			: `${what} has ${head.sizeBytes} bytes, its sidecar says ${sizeBytes}`
 	}
 	if (archive === undefined) return "its sidecar is there, and its archive is not"
-	const { incremental } = sidecar
+	const incremental = incrementalOf(sidecar)
 	return (
 		wrong("its archive", archive, sidecar.sizeBytes) ??
 		(incremental === undefined ? undefined : wrong("its index", index, incremental.index.sizeBytes)) ??
@@ -194,7 +196,7 @@ export async function readSidecar(copy: Copy): Promise<Sidecar> {
 	for await (const chunk of await copy.source.store.get(head.key, { ifMatch: head.etag }))
 		chunks.push(chunk as Buffer)
 	const sidecar = parseSidecar(Buffer.concat(chunks).toString("utf8"), copy.name)
-	if (sidecar.kind === "archive" && (sidecar.encryption !== undefined) !== (copy.encrypted === true))
+	if (sidecar.kind !== "commit" && isEncrypted(sidecar) !== (copy.encrypted === true))
 		throw new OperatorError("by its name it is encrypted and by its sidecar not, or the other way round")
 	return sidecar
 }

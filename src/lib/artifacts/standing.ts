@@ -144,7 +144,7 @@ export async function judge(
 	if (sidecar.environment !== owner.environment) return bad(`it was taken from ${sidecar.environment}`)
 	if (sidecar.artifact !== owner.artifact) return bad(`its sidecar is that of ${sidecar.artifact}`)
 	if (sidecar.host !== owner.host) return { foreign: true, host: sidecar.host }
-	if (sidecar.kind === "archive") {
+	if (sidecar.kind !== "commit") {
 		const lacking = lackingPiece(copy, sidecar, held)
 		if (lacking !== undefined) return bad(lacking)
 	}

@@ -27,6 +27,13 @@ export type TarMember = {
 	target: string
 	/** sha256 of a file's content, in hex; undefined for everything else. */
 	digest: string | undefined
+	/** Of a file that was asked to be kept. */
+	content?: Buffer
+}
+
+export type TarOptions = {
+	/** Which files' content is given too, and not only its digest: it is held in memory. */
+	keep?: (path: string, sizeBytes: number) => boolean
 }
 
 /** The bytes are not a tar archive that can be read without guessing. The message says where and why. */
@@ -56,16 +63,21 @@ const types: Readonly<Record<string, TarMemberType>> = {
  * @throws {TarError} when it is cut short, damaged, followed by garbage, or uses what isn't understood (sparse files,
  *   volumes, global headers that change members)
  */
-export async function* readTar(source: AsyncIterable<Uint8Array>): AsyncGenerator<TarMember> {
+export async function* readTar(
+	source: AsyncIterable<Uint8Array>,
+	{ keep = () => false }: TarOptions = {},
+): AsyncGenerator<TarMember> {
 	const input = byteReader(source)
 	try {
-		yield* readMembers(input)
+		yield* readMembers(input, keep)
 	} finally {
 		await input.close()
 	}
 }
 
-async function* readMembers(input: ByteReader): AsyncGenerator<TarMember> {
+type Keep = NonNullable<TarOptions["keep"]>
+
+async function* readMembers(input: ByteReader, keep: Keep): AsyncGenerator<TarMember> {
 	let overrides: Record<string, string> = {}
 	for (;;) {
 		const at = input.position()
@@ -85,7 +97,7 @@ async function* readMembers(input: ByteReader): AsyncGenerator<TarMember> {
 			else overrides[typeFlag === "L" ? "path" : "linkpath"] = untilNul(content)
 			continue
 		}
-		yield await readMember(input, header, overrides, at)
+		yield await readMember(input, { header, overrides, at, keep })
 		overrides = {}
 	}
 }
@@ -104,9 +116,12 @@ type Header = {
 
 async function readMember(
 	input: ByteReader,
-	header: Header,
-	overrides: Readonly<Record<string, string>>,
-	at: number,
+	{
+		header,
+		overrides,
+		at,
+		keep,
+	}: { header: Header; overrides: Readonly<Record<string, string>>; at: number; keep: Keep },
 ): Promise<TarMember> {
 	const type = types[header.typeFlag]
 	if (type === undefined)
@@ -132,9 +147,15 @@ async function readMember(
 		return { ...named, sizeBytes: 0, digest: undefined }
 	}
 	const hash = createHash("sha256")
-	await input.pass(sizeBytes, (chunk) => hash.update(chunk), `the content of ${path}`)
+	const kept: Buffer[] | undefined = keep(path, sizeBytes) ? [] : undefined
+	const take = (chunk: Buffer) => {
+		hash.update(chunk)
+		kept?.push(Buffer.from(chunk))
+	}
+	await input.pass(sizeBytes, take, `the content of ${path}`)
 	await input.pass(padding(sizeBytes), () => {}, `the padding after ${path}`)
-	return { ...named, sizeBytes, digest: hash.digest("hex") }
+	const digest = hash.digest("hex")
+	return { ...named, sizeBytes, digest, ...(kept === undefined ? {} : { content: Buffer.concat(kept) }) }
 }
 
 function readHeader(block: Buffer, at: number): Header {

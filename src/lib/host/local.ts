@@ -64,6 +64,13 @@ export function localHost({ name, root = "/", signal, environment }: LocalHostOp
 		throw failure(command, name, finished, result)
 	}
 
+	// One listener for all: Node takes many for a leak, and says so to the operator.
+	const running = new Set<number | undefined>()
+	/** When we don't wait any more, nothing can stay: not even what won't be asked. */
+	const onExit = () => {
+		for (const pid of running) signalGroup(pid, "SIGKILL")
+	}
+
 	const start = async (command: Command, options: ExecuteOptions) => {
 		const { onStdout, onStderr, stdin, signal: runSignal = signal } = options
 		if (runSignal?.aborted === true) throw stoppedBy(command, runSignal)
@@ -90,9 +97,8 @@ export function localHost({ name, root = "/", signal, environment }: LocalHostOp
 		runSignal?.addEventListener("abort", onAbort, { once: true })
 		const { timeoutMs } = command
 		const timer = timeoutMs === undefined ? undefined : setTimeout(() => end(late(command, name)), timeoutMs)
-		// When we don't wait any more, it can't stay: not even one that won't be asked.
-		const onExit = () => signalGroup(subprocess.pid, "SIGKILL")
-		process.on("exit", onExit)
+		if (running.size === 0) process.on("exit", onExit)
+		running.add(subprocess.pid)
 		if (onStderr !== undefined) subprocess.stderr?.on("data", onStderr)
 		try {
 			if (onStdout !== undefined && subprocess.stdout !== null)
@@ -107,7 +113,8 @@ export function localHost({ name, root = "/", signal, environment }: LocalHostOp
 			throw stopped ?? error
 		} finally {
 			clearTimeout(timer)
-			process.off("exit", onExit)
+			running.delete(subprocess.pid)
+			if (running.size === 0) process.off("exit", onExit)
 			runSignal?.removeEventListener("abort", onAbort)
 		}
 	}

@@ -8,6 +8,7 @@ import {
 	renderReport,
 } from "../artifacts/report.ts"
 import { retain } from "../artifacts/retention.ts"
+import { digestOf } from "../artifacts/snapshot.ts"
 import { type Copy, labelOf, type Source, unfinishedArchives } from "../artifacts/source.ts"
 import type { Holdings } from "../artifacts/standing.ts"
 import { messageOf, OperatorError } from "../errors.ts"
@@ -118,8 +119,8 @@ async function artifactFacts(
 					newest: {
 						id: newest.name.id,
 						takenAt: newest.name.takenAt,
-						digest: sidecar.kind === "archive" ? sidecar.digest : sidecar.commit,
-						...(sidecar.kind === "archive" ? { sizeBytes: sidecar.sizeBytes } : {}),
+						digest: digestOf(sidecar),
+						...(sidecar.kind === "commit" ? {} : { sizeBytes: sidecar.sizeBytes }),
 					},
 				}),
 		...(ageSeconds === undefined ? {} : { ageSeconds }),

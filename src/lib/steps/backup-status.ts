@@ -2,6 +2,7 @@
 // that all is well, changes nothing of the answer.
 import type { Artifact, SnapshotArtifact } from "../artifacts/catalogue.ts"
 import { isStale, type Schedule } from "../artifacts/schedule.ts"
+import { digestOf } from "../artifacts/snapshot.ts"
 import { labelOf, type Source } from "../artifacts/source.ts"
 import { evidenceOf, type Holdings, listHoldings, type Standing } from "../artifacts/standing.ts"
 import { exitCodes, messageOf, OperatorError, systemError } from "../errors.ts"
@@ -155,8 +156,7 @@ async function answer(context: StepContext, asked: Asked, holdings: Holdings): P
 	const { state, because, newest, passedOver } = await judgeArtifact(context, asked, holdings)
 	const again = `comfyume backup ${context.spoken} --only ${artifact.name}`
 	const finding: Finding = state === "fresh" ? satisfied(because) : needed(because, again)
-	const sidecar = newest?.sidecar
-	const digest = sidecar?.kind === "archive" ? sidecar.digest : sidecar?.commit
+	const digest = newest && digestOf(newest.sidecar)
 	return {
 		rank: ranks[state],
 		row: {

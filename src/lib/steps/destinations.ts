@@ -4,6 +4,7 @@ import type { Schedule } from "../artifacts/schedule.ts"
 import { type Source, sourcesOf } from "../artifacts/source.ts"
 import { isAbsent } from "../artifacts/tree.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
+import { imageStore } from "../stack/image-store.ts"
 import type { StepContext } from "./context.ts"
 
 export type Destination = {
@@ -52,5 +53,13 @@ export const scheduleIn = (
 
 /** What a server can do without, and doesn't have: nothing to back up. */
 export async function isNotHere({ host }: StepContext, artifact: SnapshotArtifact): Promise<boolean> {
+	// A Docker that gives no answer has not said that there is none.
+	if (artifact.kind === "image")
+		return imageStore(host)
+			.find(artifact.image)
+			.then(
+				(found) => found === undefined,
+				() => false,
+			)
 	return artifact.kind === "archive" && artifact.optional && (await isAbsent(host, artifact.paths))
 }

@@ -1,9 +1,10 @@
 // Bringing one snapshot back on trial, into a directory that only root can enter.
 import { readdir, readFile } from "node:fs/promises"
 import { join } from "node:path"
-import type { ArchiveArtifact, GitArtifact } from "../artifacts/catalogue.ts"
+import type { ArchiveArtifact, GitArtifact, ImageArtifact } from "../artifacts/catalogue.ts"
 import { fetchCopy, verifyCopy } from "../artifacts/chain.ts"
 import { checkAccess, placeCheckout, verifyCheckout } from "../artifacts/git.ts"
+import { short, verifyImage } from "../artifacts/image.ts"
 import type { Finished } from "../artifacts/standing.ts"
 import { unpackOnTrial } from "../artifacts/trial.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
@@ -67,6 +68,30 @@ export async function drillArchive(
 		proof: [`${files} ${files === 1 ? "file" : "files"} as sha256sum has them`, ...tried].join("; "),
 		sizeBytes,
 	}
+}
+
+/**
+ * Fetches an image's archive from the one place it is asked of, and reads it layer by layer. It isn't loaded: that would
+ * take the name from the image that is in use.
+ * @throws {OperatorError} (3) saying what is wrong; (7) when there isn't room for the archive
+ */
+export async function drillImage(
+	context: StepContext,
+	artifact: ImageArtifact,
+	{ copy, sidecar }: Finished,
+	report: Report,
+): Promise<BroughtBack> {
+	const { environment, hostConfiguration, host, spoken, now, signal } = context
+	if (sidecar.kind !== "image")
+		throw new OperatorError(`its sidecar is that of a ${sidecar.kind}, not of an image`)
+	const { sizeBytes, imageId } = sidecar
+	await host.files.makeDirectory(drillDirectory, 0o700)
+	await requireSpaceOn(host, drillDirectory, { bytes: Math.ceil(sizeBytes * spaceFactor) })
+	const owner = { environment: environment.name, host: hostConfiguration.name }
+	const wanted = { ...owner, spoken, allowUnverified: false }
+	const work = { host, artifact, wanted, workDirectory: fetchedDirectory, now, signal, report }
+	if ((await verifyImage(work, copy)) === undefined) throw new OperatorError("it was taken from another host")
+	return { proof: `every layer of ${short(imageId)}, not loaded`, sizeBytes }
 }
 
 /** What the catalogue wants to succeed with restored files in place, as far as it can be asked without placing them. */

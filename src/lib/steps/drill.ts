@@ -26,7 +26,7 @@ import { formatBytes, formatRate } from "../ui/format.ts"
 import { ageSeconds, clearWork, type StepContext } from "./context.ts"
 import { isNotHere, scheduleOf } from "./destinations.ts"
 import { factsOf, noteIn, type Opened, openDestinations, ownerOf, reach } from "./drill-history.ts"
-import { type BroughtBack, drillArchive, drillCheckout } from "./drill-trial.ts"
+import { type BroughtBack, drillArchive, drillCheckout, drillImage } from "./drill-trial.ts"
 
 type Trial = {
 	artifact: SnapshotArtifact
@@ -131,6 +131,8 @@ function trial(
 		try {
 			if (artifact.kind === "archive")
 				return await timed(context, () => drillArchive(context, artifact, newest, report))
+			if (artifact.kind === "image")
+				return await timed(context, () => drillImage(context, artifact, newest, report))
 			const { sidecar } = newest
 			// What both destinations note alike is cloned once: it comes from the same remote.
 			const key =

@@ -4,7 +4,7 @@ import { createHash } from "node:crypto"
 import type { Artifact, RetentionClasses, SnapshotArtifact } from "../artifacts/catalogue.ts"
 import { type Retained, retain } from "../artifacts/retention.ts"
 import { clockToleranceMs } from "../artifacts/schedule.ts"
-import { archiveKey, indexKey, snapshotPrefix } from "../artifacts/snapshot.ts"
+import { archiveKey, incrementalOf, indexKey, snapshotPrefix } from "../artifacts/snapshot.ts"
 import { alone, type Copy, listCopies, readSidecar, type Source, sourcesOf } from "../artifacts/source.ts"
 import {
 	confirmationPrefix,
@@ -257,9 +257,10 @@ function rejectFuture(copies: readonly Copy[], now: Date, artifact: string): voi
 }
 
 async function verifyBytes({ signal }: StepContext, { copy, name, sidecar }: Finished): Promise<void> {
-	if (sidecar.kind !== "archive" || copy.archive === undefined) return
+	if (sidecar.kind === "commit" || copy.archive === undefined) return
 	const { store } = copy.source
-	const { environment, artifact, incremental } = sidecar
+	const { environment, artifact } = sidecar
+	const incremental = incrementalOf(sidecar)
 	const pieces = [
 		{ key: copy.archive.key, digest: sidecar.digest },
 		...(incremental === undefined

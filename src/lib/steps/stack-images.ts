@@ -33,7 +33,7 @@ export function imageSteps(
 }
 
 /** The step's id for an image of the description. */
-export const imageStepId = (name: ImageBuild["name"]): string =>
+export const imageStepId = (name: keyof Stack["images"]): string =>
 	`image-${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`
 
 function imageStep(
@@ -80,7 +80,7 @@ export async function dockerRoot(host: Host): Promise<string | undefined> {
  * Docker stops in the middle of a full disk, and what it has written by then stays.
  * @throws {OperatorError} (7) when there isn't room
  */
-async function requireImageRoom(host: Host, bytes: number, image: string): Promise<void> {
+export async function requireImageRoom(host: Host, bytes: number, image: string): Promise<void> {
 	const root = await dockerRoot(host)
 	// A Docker on another machine has its disk there.
 	if (root === undefined || !(await host.test(command("test", "-d", root)))) return

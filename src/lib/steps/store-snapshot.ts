@@ -1,8 +1,14 @@
 // Puts a snapshot into a destination, piece by piece, the sidecar last: with it, it counts.
-import type { ArchiveArtifact } from "../artifacts/catalogue.ts"
-import { archiveKey, aSecondLater, indexKey, renderSidecar, sidecarKey } from "../artifacts/snapshot.ts"
+import {
+	archiveKey,
+	aSecondLater,
+	incrementalOf,
+	indexKey,
+	renderSidecar,
+	type StoredSidecar,
+	sidecarKey,
+} from "../artifacts/snapshot.ts"
 import { alone, canHeal, fetchArchive, isAnothers, labelOf, type Source } from "../artifacts/source.ts"
-import type { Taken } from "../artifacts/take.ts"
 import { digestFile } from "../artifacts/tree.ts"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { requireRoom, requireSpaceOn, spaceFactor } from "../host/disk.ts"
@@ -16,10 +22,13 @@ type Piece = Facts & { key: string; file?: string }
 
 export type Storing = {
 	context: StepContext
-	artifact: ArchiveArtifact
+	artifact: { name: string }
 	/** Destinations that a piece can be copied from when this run hasn't made it. */
 	others: readonly Source[]
 }
+
+/** A snapshot on this host. Paths are the host's; undefined of what has not been fetched: some destination has it. */
+export type Stored = { id: string; sidecar: StoredSidecar; archiveFile?: string; indexFile?: string }
 
 /**
  * While no other host writes there. A name that is another host's, taken in the same second of the same bytes, is left
@@ -29,7 +38,7 @@ export type Storing = {
 export async function storeSnapshot(
 	storing: Storing,
 	destination: Source,
-	snapshot: Taken,
+	snapshot: Stored,
 	report: Report,
 ): Promise<void> {
 	const { context, artifact } = storing
@@ -40,7 +49,7 @@ export async function storeSnapshot(
 			if (await storeAs(storing, destination, dated, { lease, report })) return
 			const taken = `${dated.id} is another host's on ${labelOf(destination)}`
 			// Its index names it in every line.
-			if (dated.sidecar.incremental !== undefined) throw new OperatorError(taken, { hint: again })
+			if (incrementalOf(dated.sidecar) !== undefined) throw new OperatorError(taken, { hint: again })
 			report.note(`${taken}: dated a second later`)
 		}
 	})
@@ -50,12 +59,13 @@ export async function storeSnapshot(
 async function storeAs(
 	storing: Storing,
 	destination: Source,
-	{ id, sidecar, archiveFile, indexFile }: Taken,
+	{ id, sidecar, archiveFile, indexFile }: Stored,
 	{ lease, report }: { lease: Lease; report: Report },
 ): Promise<boolean> {
 	const { context, artifact } = storing
 	const { host } = context
-	const { incremental, digest, sizeBytes } = sidecar
+	const { digest, sizeBytes } = sidecar
+	const incremental = incrementalOf(sidecar)
 	const key = (archive: string) => archiveKey(sidecar, archive)
 	const pieces: Piece[] = [
 		...(incremental?.archives ?? []).map((each) => ({

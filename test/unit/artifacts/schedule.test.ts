@@ -78,11 +78,8 @@ test("whatever the hours, hourly runs find each slot due exactly once", () => {
 })
 
 test("the catalogue has the platform's schedules and retention", async () => {
-	const artifacts = await readCatalogue(root.pathname, "app", {
-		user: "dev",
-		project: "/home/dev/project",
-		scripts: "/home/dev/scripts",
-	})
+	const places = { user: "dev", project: "/home/dev/project", scripts: "/home/dev/scripts" }
+	const artifacts = await readCatalogue(root.pathname, "app", places, new Map())
 	const home = artifacts.find(({ name }) => name === "home")
 	expect(home?.schedule?.share?.text).toBe("hourly")
 	expect(home?.schedule?.r2?.hours).toEqual([2, 6, 14, 18])

@@ -1,0 +1,50 @@
+// Docker's images as things to be saved and loaded.
+import { z } from "zod"
+import { command, withOptions } from "../host/command.ts"
+import type { Host } from "../host/host.ts"
+import { dockerFailure } from "./docker.ts"
+
+/** `id`: as in `sha256:…`. `sizeBytes`: about what `docker save` gives. */
+export type FoundImage = { id: string; sizeBytes: number }
+
+const askTimeoutMs = 20_000
+const inspectedSchema = z.array(z.object({ Id: z.string(), Size: z.number() }))
+
+/**
+ * The images of a host's Docker. All but `isThere` throw an OperatorError: (4) when Docker gives no answer, with how to
+ * start it.
+ */
+export function imageStore(host: Host) {
+	const failing = (error: unknown) => {
+		throw dockerFailure(error, host.name)
+	}
+	const ask = (words: readonly string[], allowedExitCodes: readonly number[] = []) =>
+		host
+			.capture(withOptions(command("docker", ...words), { timeoutMs: askTimeoutMs }), { allowedExitCodes })
+			.catch(failing)
+	const isThere = () => host.test(command("docker", "--version"))
+	return {
+		/** Whether there is Docker at all. */
+		isThere,
+		/** The image of this name; undefined when there is none, as where there is no Docker. */
+		async find(image: string): Promise<FoundImage | undefined> {
+			if (!(await isThere())) return undefined
+			const { exitCode, stdout } = await ask(["image", "inspect", image], [1])
+			if (exitCode === 0) {
+				const [found] = inspectedSchema.parse(JSON.parse(stdout))
+				return found && { id: found.Id, sizeBytes: found.Size }
+			}
+			// 1 is also "no answer": then this says so.
+			await ask(["images", "--quiet", image])
+			return undefined
+		},
+		/** Writes one image to a file of the host, as an uncompressed tar archive. */
+		async save(image: string, file: string): Promise<void> {
+			await host.execute(command("docker", "save", "--output", file, image)).catch(failing)
+		},
+		/** Takes what `save` wrote. An image that had the name before stays, without a name. */
+		async load(file: string): Promise<void> {
+			await host.execute(command("docker", "load", "--quiet", "--input", file)).catch(failing)
+		},
+	}
+}
