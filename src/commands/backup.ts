@@ -126,7 +126,7 @@ export async function planBackup(
 				...(options.limit === undefined ? {} : { limitBytesPerSecond: options.limit }),
 			})
 		: undefined
-	const clear = inTheClear(context, artifacts)
+	const clear = await inTheClear(context, artifacts)
 	const held: Held = new Map()
 	const stepsOf = (artifact: Artifact): readonly Step[] => {
 		if (artifact.kind === "models") return models?.steps ?? []

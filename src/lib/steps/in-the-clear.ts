@@ -1,12 +1,22 @@
 // What of a backup anybody can read who can read the share or the bucket. Said once a run, as long as it is so.
-import type { Artifact } from "../artifacts/catalogue.ts"
+import type { ArchiveArtifact, Artifact } from "../artifacts/catalogue.ts"
 import { labelOf, sourcesOf } from "../artifacts/source.ts"
 import type { StepContext } from "./context.ts"
+import { isNotHere } from "./destinations.ts"
 
-/** In the operator's words; undefined where nothing secret is stored, or somebody is named to encrypt it for. */
-export function inTheClear(context: StepContext, artifacts: readonly Artifact[]): string | undefined {
+/**
+ * In the operator's words, of what this host has; undefined where nothing secret is stored, or somebody is named to
+ * encrypt it for.
+ */
+export async function inTheClear(
+	context: StepContext,
+	artifacts: readonly Artifact[],
+): Promise<string | undefined> {
 	const { environment } = context
-	const secret = artifacts.filter((artifact) => artifact.kind === "archive" && artifact.secret)
+	const secret: ArchiveArtifact[] = []
+	for (const artifact of artifacts)
+		if (artifact.kind === "archive" && artifact.secret && !(await isNotHere(context, artifact)))
+			secret.push(artifact)
 	const places = new Set(
 		secret
 			.flatMap((artifact) => sourcesOf(context, artifact).map(labelOf))
