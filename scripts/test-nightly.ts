@@ -1,7 +1,8 @@
 // `npm run test:nightly`: what `npm test` tries with thousands of inputs and tens of schedules, with many more: each
-// property of the readers of foreign files with a million inputs, and the queue manager's chaos with more than a thousand
-// schedules, a hundred of which kill real processes. Takes an hour or so; arguments go to vitest. COMFYUME_TEST_INPUTS=50000 and COMFYUME_TEST_RUNS=2 ask for
-// fewer.
+// property of the readers of foreign files with a million inputs, the queue manager's chaos with more than a thousand
+// schedules, a hundred of which kill real processes, a whole year of hourly backups, and two hosts of which one is killed
+// at each change. Takes an hour and a half or so; arguments go to vitest. COMFYUME_TEST_INPUTS=50000 and
+// COMFYUME_TEST_RUNS=2 ask for fewer.
 import { spawnSync } from "node:child_process"
 import { fileURLToPath } from "node:url"
 
@@ -17,7 +18,9 @@ const fuzz = run("unit", readers, { COMFYUME_TEST_INPUTS: "1000000" })
 // 35 times the 30 and the 3 of an ordinary run.
 const schedules = ["chaos", "chaos-processes"].map((name) => `test/integration/queue-manager/${name}.test.ts`)
 const chaos = run("integration", schedules, { COMFYUME_TEST_RUNS: "35" })
-process.exitCode = fuzz || chaos
+const year = ["backup/year", "cli/two-hosts"].map((name) => `test/integration/${name}.test.ts`)
+const backups = run("integration", year, { COMFYUME_TEST_RUNS: "2" })
+process.exitCode = fuzz || chaos || backups
 
 /** @returns the exit code */
 function run(project: string, files: string[], defaults: Record<string, string>): number {
