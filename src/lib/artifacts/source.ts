@@ -85,6 +85,13 @@ export function sourcesOf(
 	)
 }
 
+/**
+ * The places beside this machine that could be asked. Backups go everywhere: when one of them has no snapshot of what a
+ * server can do without, that is answer enough.
+ */
+export const placesAsked = (sources: readonly Source[]): readonly Source[] =>
+	sources.filter(({ name, trouble }) => name !== "local" && trouble === undefined)
+
 /** All copies of an artifact's snapshots in one source, unordered. Names that aren't ours are passed over. */
 export async function listCopies(source: Source, environment: string, artifact: string): Promise<Copy[]> {
 	const prefix = snapshotPrefix(environment, artifact)

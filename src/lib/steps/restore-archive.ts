@@ -14,7 +14,7 @@ import { floorProblems } from "../artifacts/floor.ts"
 import { type Lineage, readLineage, treeDigestOf, writeLineage } from "../artifacts/lineage.ts"
 import { type Replaced, replaceWith, withoutExcluded } from "../artifacts/replace.ts"
 import type { ArchiveSidecar, SnapshotName } from "../artifacts/snapshot.ts"
-import { type Copy, sourcesOf } from "../artifacts/source.ts"
+import { type Copy, placesAsked, sourcesOf } from "../artifacts/source.ts"
 import { differences, readTree, type Tree, treeDigest } from "../artifacts/tree.ts"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { command } from "../host/command.ts"
@@ -98,8 +98,7 @@ export function restoreArchive(
 			const known = lineage?.passedOver?.id ?? ""
 			for (const { id } of newest?.unreadable ?? [])
 				if (id > known) report.warn(`${id} can't be judged: its sidecar is damaged wherever it stands`)
-			// Backups go everywhere: one place beside this machine that could be asked and has none is answer enough.
-			const asked = sources.filter(({ name, trouble }) => name !== "local" && trouble === undefined)
+			const asked = placesAsked(sources)
 			if (artifact.optional && candidates.length === 0 && asked.length > 0) {
 				noteSummary("nowhere", undefined, "never backed up")
 				const places = asked.map(({ name }) => name).join(" and ")

@@ -3,7 +3,7 @@ import type { ImageArtifact } from "../artifacts/catalogue.ts"
 import { type Candidate, findCandidates, newestSidecar, type Wanted } from "../artifacts/chain.ts"
 import { acquireImage, short } from "../artifacts/image.ts"
 import type { ImageSidecar, SnapshotName } from "../artifacts/snapshot.ts"
-import { readSidecar, sourcesOf } from "../artifacts/source.ts"
+import { placesAsked, readSidecar, sourcesOf } from "../artifacts/source.ts"
 import { OperatorError } from "../errors.ts"
 import { command } from "../host/command.ts"
 import { requireSpaceOn, spaceFactor } from "../host/disk.ts"
@@ -66,7 +66,7 @@ export function restoreImage(
 				throw new OperatorError(`docker is not installed on ${host.name}, and there are snapshots of it`, {
 					hint: `https://docs.docker.com/engine/install/   # then: comfyume restore ${spoken} --only ${artifact.name}`,
 				})
-			const asked = sources.every(({ trouble }) => trouble === undefined)
+			const asked = placesAsked(sources).length > 0
 			const finding = decide(artifact, {
 				found,
 				newest,
@@ -148,7 +148,7 @@ function decide(
 		newest: Newest | undefined
 		/** Of this host, or of which nobody can tell whose they are. */
 		hasSnapshots: boolean
-		/** True when every source has answered. */
+		/** True when a place beside this machine has answered. */
 		asked: boolean
 		/** True when a date was asked for. */
 		exact: boolean
