@@ -154,7 +154,7 @@ async function openedPlain(file: string, shown: string): Promise<string> {
 		return `${facts.dev}:${facts.ino}`
 	} catch (error) {
 		if (["ELOOP", "EISDIR", "ENXIO"].includes(codeOf(error) ?? "")) throw noPlainFile(file, shown)
-		throw systemError(error, `taking ${shown}, ${file}`)
+		throw systemError(error, `taking ${shown}`)
 	}
 }
 
