@@ -98,8 +98,26 @@ async function isDatabase(disk: string): Promise<boolean> {
 	return bytesRead === 16 && buffer.toString("latin1") === "SQLite format 3\0"
 }
 
+/**
+ * Users name what lies beside their database. SQLite would wait for a pipe for ever, where no signal is heard, and the
+ * copy for a recovery would follow a link into another user's files.
+ */
+async function requirePlainCompanions(disk: string): Promise<void> {
+	for (const ending of companionEndings) {
+		const facts = await lstat(`${disk}${ending}`).catch((error: unknown) => {
+			if (codeOf(error) === "ENOENT") return undefined
+			throw error
+		})
+		if (facts === undefined || (facts.isFile() && facts.nlink === 1)) continue
+		throw new OperatorError(`${disk}${ending} is no plain file, and the database is not opened`, {
+			hint: `ls -la ${disk}*`,
+		})
+	}
+}
+
 /** Deterministic: two copies of one state have the same bytes. */
 async function copyWithSqlite(disk: string, copy: string, waitMs: number): Promise<void> {
+	await requirePlainCompanions(disk)
 	try {
 		await runBackup(disk, copy, { readOnly: true, timeout: waitMs })
 	} catch (error) {

@@ -70,7 +70,8 @@ export type Reading = Pick<Taking, "host" | "artifact" | "now" | "signal" | "dig
 export async function readArtifact(reading: Reading, read = rememberingReader(reading)): Promise<Tree> {
 	const { host, artifact, signal } = reading
 	const tree = await readTree(host, artifact, "/", signal, read)
-	if (artifact.optional && tree.entries.length === 0) return tree
+	// Directories in which nobody has put anything yet are no loss either.
+	if (artifact.optional && tree.sizeBytes === 0) return { ...tree, entries: [] }
 	const problems = floorProblems(artifact, tree)
 	if (problems.length > 0)
 		throw new OperatorError(

@@ -135,11 +135,19 @@ export async function readTree(
 	return treeOf(entries, leftOut)
 }
 
-/** True when there is nothing at any of the paths. */
-export async function isAbsent(host: LocalHost, paths: readonly string[]): Promise<boolean> {
+/** True when no file with a byte in it lies at the paths or below them. Ends with the first that does. */
+export async function isAbsent(host: LocalHost, { paths, exclude }: TreeRequest): Promise<boolean> {
+	const holds = async (path: string): Promise<boolean> => {
+		if (exclude.some((pattern) => isWithin(path, pattern))) return false
+		const disk = host.path(path)
+		const facts = await orNothing(lstat(disk))
+		if (facts?.isFile() === true) return facts.size > 0
+		if (facts?.isDirectory() !== true) return false
+		for (const name of (await orNothing(readdir(disk))) ?? []) if (await holds(join(path, name))) return true
+		return false
+	}
 	for (const path of paths)
-		for (const found of await expand(host, path, path))
-			if ((await orNothing(lstat(host.path(found)))) !== undefined) return false
+		for (const found of await expand(host, path, path)) if (await holds(found)) return false
 	return true
 }
 

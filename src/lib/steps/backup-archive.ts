@@ -7,7 +7,7 @@ import type { Base } from "../artifacts/incremental.ts"
 import { type Lineage, readLineage, treeDigestOf, writeLineage } from "../artifacts/lineage.ts"
 import type { ArchiveSidecar } from "../artifacts/snapshot.ts"
 import { treeOfIndex } from "../artifacts/snapshot-index.ts"
-import { type Copy, lackingPiece, type Source } from "../artifacts/source.ts"
+import { type Copy, lackingPiece, readSidecar, type Source } from "../artifacts/source.ts"
 import { readArtifact, type Taken, takeSnapshot } from "../artifacts/take.ts"
 import { type Tree, treeDigest } from "../artifacts/tree.ts"
 import { messageOf, OperatorError } from "../errors.ts"
@@ -161,9 +161,19 @@ export function backupArchive(
 		},
 	}
 
-	/** It isn't on the host: no fault, unless there was one to back up before. */
-	function absent(standing: Surveyed["standing"]): Finding {
-		if (standing.some(({ newest }) => newest !== undefined)) throw lost(standing)
+	/**
+	 * It isn't on the host: no fault, unless there was one to back up before. That is told by any sidecar of it, also one
+	 * whose snapshot isn't whole, and by the host's own note; and never by places that can't be asked.
+	 */
+	async function absent(standing: Surveyed["standing"]): Promise<Finding> {
+		const usable = destinations.filter(({ trouble }) => trouble === undefined)
+		const candidates = usable.length === 0 ? [] : await findCandidates(usable, artifact, wanted)
+		const copies = candidates.flatMap((candidate) => candidate.copies)
+		const seen = await anyIsOwn(copies.filter(({ sidecar }) => sidecar !== undefined))
+		const noted = (await readLineage(host, artifact.name, owner)) !== undefined
+		if (seen || noted || standing.some(({ newest }) => newest !== undefined)) throw lost(standing)
+		if (usable.length === 0)
+			return unknown(`it is not on ${host.name}, and no place can be asked whether it ever was`)
 		summary.set(artifact.name, {
 			artifact: artifact.name,
 			source: "nowhere",
@@ -172,6 +182,15 @@ export function backupArchive(
 			ok: true,
 		})
 		return satisfied("it is not on this host, and never was")
+	}
+
+	/** Of this host, or of which nobody can tell whose it is. */
+	async function anyIsOwn(copies: readonly Copy[]): Promise<boolean> {
+		for (const copy of copies) {
+			const sidecar = await readSidecar(copy).catch(() => undefined)
+			if (sidecar === undefined || sidecar.host === hostConfiguration.name) return true
+		}
+		return false
 	}
 
 	function lost(standing: Surveyed["standing"]): OperatorError {

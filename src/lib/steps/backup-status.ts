@@ -134,7 +134,8 @@ export async function judgeArtifact(
 		.catch((error): Standing => ({ passedOver: [messageOf(error)], foreign: [] }))
 	const evidence = evidenceOf(standing)
 	const stale = isStale(schedule, evidence, context.now())
-	const absent = standing.newest === undefined && (await isNotHere(context, artifact))
+	const absent =
+		standing.newest === undefined && standing.passedOver.length === 0 && (await isNotHere(context, artifact))
 	const state = absent ? "fresh" : standing.newest === undefined ? "missing" : stale ? "stale" : "fresh"
 	const age = evidence === undefined ? "" : formatSeconds(ageSeconds(context, evidence))
 	const fresh = standing.confirmedAt === undefined ? `taken ${age} ago` : `found unchanged ${age} ago`

@@ -61,5 +61,5 @@ export async function isNotHere({ host }: StepContext, artifact: SnapshotArtifac
 				(found) => found === undefined,
 				() => false,
 			)
-	return artifact.kind === "archive" && artifact.optional && (await isAbsent(host, artifact.paths))
+	return artifact.kind === "archive" && artifact.optional && (await isAbsent(host, artifact))
 }

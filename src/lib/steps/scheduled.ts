@@ -77,8 +77,8 @@ async function dueIn(
 		// What can't be read is no evidence; the artifact's own step says what is wrong.
 		const standing = await holdings?.standing(artifact.name).catch(() => undefined)
 		const evidence = standing === undefined ? undefined : evidenceOf(standing)
-		if (standing !== undefined && standing.newest === undefined && (await isNotHere(context, artifact)))
-			continue
+		const neverThere = standing?.newest === undefined && standing?.passedOver.length === 0
+		if (neverThere && (await isNotHere(context, artifact))) continue
 		if (holdings === undefined || isDue(schedule, evidence, context.now())) due.add(artifact.name)
 	}
 	return due

@@ -402,6 +402,22 @@ describe("a database", () => {
 		expect(rows(file())).toBe(1)
 	})
 
+	test("beside which a user has put a pipe or a link is not opened", async () => {
+		create("delete").close()
+		for (const [make, ending] of [
+			["mkfifo", "-journal"],
+			["link", "-wal"],
+		] as const) {
+			const beside = `${file()}${ending}`
+			if (make === "mkfifo") execFileSync("mkfifo", [beside])
+			else symlinkSync("../user002/comfyui.db-wal", beside)
+			const copy = join(sandbox.directory, "copy.db")
+			const staging = stageDatabase(file(), copy, { now: sandbox.now(), ownership: false })
+			await expect(staging).rejects.toThrow(/is no plain file/)
+			rmSync(beside)
+		}
+	})
+
 	test("a file that only has the name of one is backed up as it is", async () => {
 		write("user001/thumbs.db", "not a database")
 		await backup()
@@ -441,4 +457,25 @@ test("a server that never had users lacks nothing, one that lost them does", asy
 	const lost = await sandbox.backup(server, { only })
 	expect(lost.exitCode).toBe(3)
 	expect(said(lost)).toMatch(/user-data is gone from app-1/)
+})
+
+test("one that vanished is missed although its newest snapshot isn't whole", async () => {
+	await backup()
+	for (const place of [sandbox.share, sandbox.second])
+		for (const name of names(place).filter((name) => name.endsWith(".index.zst"))) rmSync(pathIn(place, name))
+	rmSync(join(server, root), { recursive: true })
+	rmSync(join(server, "var/lib/comfyume"), { recursive: true })
+	const lost = await sandbox.backup(server, { only })
+	expect(lost.exitCode, said(lost)).toBe(3)
+	const scheduled = await sandbox.backup(server, { only, scheduled: true })
+	expect(scheduled.exitCode, said(scheduled)).toBe(3)
+	expect((await sandbox.status(server, { only })).exitCode).toBe(3)
+})
+
+test("directories that nobody has put anything into lack nothing", async () => {
+	rmSync(join(server, root), { recursive: true })
+	mkdirSync(join(server, root, "user001/default/workflows"), { recursive: true })
+	expect((await sandbox.backup(server, { only })).exitCode).toBe(0)
+	expect((await sandbox.status(server, { only })).exitCode).toBe(0)
+	expect(names(sandbox.share)).toEqual([])
 })
