@@ -2,7 +2,6 @@
 import { Command, Option } from "commander"
 import type { Plan } from "../lib/plan/step.ts"
 import { artifactsOf } from "../lib/steps/artifacts.ts"
-
 import type { StepContext } from "../lib/steps/context.ts"
 import { notifyOption } from "../lib/steps/notify.ts"
 import { retentionPlan, retentionReport } from "../lib/steps/retention.ts"

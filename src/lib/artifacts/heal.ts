@@ -1,12 +1,10 @@
 // A bad copy of a snapshot is replaced from a good one, where the place allows it.
-import { createHash } from "node:crypto"
 import { messageOf } from "../errors.ts"
-import type { ObjectStore } from "../storage/object-store.ts"
 import type { Lease } from "../storage/share-lock.ts"
 import { readIndex } from "./assemble.ts"
 import type { Acquiring, Fetched } from "./chain.ts"
 import { archiveKey, incrementalOf, indexKey, renderSidecar, sidecarKey, stamp } from "./snapshot.ts"
-import { alone, type Copy, canHeal } from "./source.ts"
+import { alone, type Copy, canHeal, digestOfObject } from "./source.ts"
 import { digestFile } from "./tree.ts"
 
 /**
@@ -27,9 +25,10 @@ export async function heal(work: Acquiring<unknown>, bad: Copy, good: Fetched): 
 	const at = now()
 	const putRight = async (lease: Lease) => {
 		for (const { key, file, facts } of await piecesOf(work, good)) {
-			if ((await digestIn(store, key)) === facts.digest) continue
+			const stands = (await store.head(key)) !== undefined
+			if (stands && (await digestOfObject(store, key)) === facts.digest) continue
 			await lease.require()
-			if ((await store.head(key)) !== undefined) await store.setAside(key, at)
+			if (stands) await store.setAside(key, at)
 			await store.put(key, host.path(file), { ...facts, ifAbsent: true })
 		}
 	}
@@ -75,12 +74,4 @@ async function piecesOf({ host, workDirectory }: Acquiring<unknown>, good: Fetch
 	await host.write(file, renderSidecar(sidecar), { mode: 0o600 })
 	const facts = await digestFile(host.path(file))
 	return [...pieces, { key: sidecarKey(sidecar, id), file, facts }]
-}
-
-/** Undefined when there is no such object. */
-async function digestIn(store: ObjectStore, key: string): Promise<string | undefined> {
-	if ((await store.head(key)) === undefined) return undefined
-	const hash = createHash("sha256")
-	for await (const chunk of await store.get(key)) hash.update(chunk as Buffer)
-	return hash.digest("hex")
 }

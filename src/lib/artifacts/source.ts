@@ -235,7 +235,7 @@ export async function isAnothers(
  * @returns digest in hex and size in bytes of what arrived and is synced to the disk
  */
 export async function fetchArchive(
-	copy: Copy,
+	copy: Pick<Copy, "source" | "archive">,
 	partialFile: string,
 	options: { signal: AbortSignal; onProgress: (doneBytes: number) => void },
 ): Promise<{ digest: string; sizeBytes: number }> {
@@ -263,6 +263,13 @@ export async function fetchArchive(
 		await file.close()
 	}
 	return { digest: hash.digest("hex"), sizeBytes }
+}
+
+/** The sha256 of an object's bytes as they are read now, in hex. Throws what reading it throws. */
+export async function digestOfObject(store: ObjectStore, key: string, signal?: AbortSignal): Promise<string> {
+	const hash = createHash("sha256")
+	for await (const chunk of await store.get(key, signal && { signal })) hash.update(chunk as Buffer)
+	return hash.digest("hex")
 }
 
 /** True for a store that can set a bad object aside: local and the share. An object store is append-only. */

@@ -14,7 +14,7 @@ export const secretMeanings = {
 	R2_SECRET_ACCESS_KEY: "the object store's secret key",
 	CLOUDFLARE_API_TOKEN: "showing the lock of R2's buckets (Workers R2 Storage: Read)",
 	GH_TOKEN: "reading the git repositories (scope: contents, read only)",
-	AGE_IDENTITY: "opening encrypted backups: for a restore, and never on a server",
+	AGE_IDENTITY: "opening encrypted backups: for a restore or a drill, and never on a server",
 	HF_TOKEN: "fetching gated models from Hugging Face (read only)",
 	TAILSCALE_AUTH_KEY: "joining the tailnet where no identity comes back (testing, staging)",
 	TAILSCALE_API_KEY: "asking the tailnet whether another machine has the identity",

@@ -171,7 +171,7 @@ export function backupArchive(
 		const copies = candidates.flatMap((candidate) => candidate.copies)
 		const seen = await anyIsOwn(copies.filter(({ sidecar }) => sidecar !== undefined))
 		const noted = (await readLineage(host, artifact.name, owner)) !== undefined
-		if (seen || noted || standing.some(({ newest }) => newest !== undefined)) throw lost(standing)
+		if (seen || noted) throw lost(standing)
 		if (usable.length === 0)
 			return unknown(`it is not on ${host.name}, and no place can be asked whether it ever was`)
 		summary.set(artifact.name, {
@@ -274,7 +274,7 @@ export function backupArchive(
 		const predecessor = standing
 			.flatMap(({ newest }) => newest ?? [])
 			.sort((a, b) => (a.id < b.id ? 1 : -1))[0]
-		const base = full ? undefined : await baseOf(predecessor, report)
+		const [base, cache] = full ? [] : [await baseOf(predecessor, report), await digests()]
 		const taken = await takeSnapshot({
 			host,
 			artifact,
@@ -282,7 +282,8 @@ export function backupArchive(
 			predecessor: predecessor?.sidecar,
 			recipients,
 			workDirectory,
-			...(base === undefined ? {} : { base }),
+			...(base && { base }),
+			...(cache && { digests: cache }),
 			now,
 			signal,
 		})

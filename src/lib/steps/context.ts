@@ -20,7 +20,7 @@ export type StepContext = {
 	place: string
 	/** All places of snapshots, nearest first. Those that can't be used say why. */
 	sources: readonly Source[]
-	/** Those of commits, also those that `--from` leaves out: which commit ran is asked of all, wherever the code then comes from. */
+	/** Those of commits, also what `--from` leaves out: which commit ran is asked of all, wherever its code comes from. */
 	everySource: readonly Source[]
 	/**
 	 * The places of models, nearest first: the share's directory of models and the bucket that is their vault, keys

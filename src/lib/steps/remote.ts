@@ -24,7 +24,7 @@ export type RemoteOptions = {
 	reporter: Reporter
 }
 
-/** What a backup or a restore needs on the host; the others stay here. The key of encrypted backups goes along to open them. */
+/** What a run needs on the host; the others stay here. AGE_IDENTITY goes along only to open encrypted snapshots. */
 const sentSecrets = [
 	"R2_ACCESS_KEY_ID",
 	"R2_SECRET_ACCESS_KEY",

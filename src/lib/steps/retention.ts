@@ -1,11 +1,18 @@
 // What is kept of the snapshots. On the share what no class keeps is removed; in the object store nothing ever is, and
 // this only says what could be.
-import { createHash } from "node:crypto"
 import type { Artifact, RetentionClasses, SnapshotArtifact } from "../artifacts/catalogue.ts"
 import { type Retained, retain } from "../artifacts/retention.ts"
 import { clockToleranceMs } from "../artifacts/schedule.ts"
 import { archiveKey, incrementalOf, indexKey, snapshotPrefix } from "../artifacts/snapshot.ts"
-import { alone, type Copy, listCopies, readSidecar, type Source, sourcesOf } from "../artifacts/source.ts"
+import {
+	alone,
+	type Copy,
+	digestOfObject,
+	listCopies,
+	readSidecar,
+	type Source,
+	sourcesOf,
+} from "../artifacts/source.ts"
 import {
 	confirmationPrefix,
 	type Finished,
@@ -14,6 +21,7 @@ import {
 	listHoldings,
 } from "../artifacts/standing.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
+import { quoteForShell } from "../host/command.ts"
 import { needed, type Plan, type Step, type SummaryRow, satisfied } from "../plan/step.ts"
 import type { ObjectHead } from "../storage/object-store.ts"
 import type { ShareRemover } from "../storage/share-remover.ts"
@@ -256,7 +264,10 @@ function rejectFuture(copies: readonly Copy[], now: Date, artifact: string): voi
 	)
 }
 
-async function verifyBytes({ signal }: StepContext, { copy, name, sidecar }: Finished): Promise<void> {
+async function verifyBytes(
+	{ signal, spoken }: StepContext,
+	{ copy, name, sidecar }: Finished,
+): Promise<void> {
 	if (sidecar.kind === "commit" || copy.archive === undefined) return
 	const { store } = copy.source
 	const { environment, artifact } = sidecar
@@ -272,13 +283,11 @@ async function verifyBytes({ signal }: StepContext, { copy, name, sidecar }: Fin
 		})),
 	]
 	for (const { key, digest } of pieces) {
-		const hash = createHash("sha256")
-		for await (const chunk of await store.get(key, { signal })) hash.update(chunk as Buffer)
-		if (hash.digest("hex") === digest) continue
+		if ((await digestOfObject(store, key, signal)) === digest) continue
 		throw new OperatorError(
 			`the newest snapshot ${name.id} on the share is damaged, ${key} doesn't have its sidecar's digest: nothing goes`,
 			{
-				hint: `mv ${store.place}/${key}{,.bad}   # then: comfyume backup --only ${artifact}`,
+				hint: `mv ${quoteForShell(`${store.place}/${key}`)}{,.bad}   # then: comfyume backup ${spoken} --only ${artifact}`,
 			},
 		)
 	}

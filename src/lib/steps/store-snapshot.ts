@@ -121,7 +121,11 @@ async function putPiece(storing: Storing, destination: Source, piece: Piece, rep
 }
 
 /** From the first of the others whose bytes are what they should be. */
-async function fetchPiece({ context, others }: Storing, piece: Piece, report: Report): Promise<string> {
+async function fetchPiece(
+	{ context, artifact, others }: Storing,
+	piece: Piece,
+	report: Report,
+): Promise<string> {
 	const { host, signal } = context
 	const file = `${workDirectory}/piece`
 	const tried: string[] = []
@@ -133,8 +137,7 @@ async function fetchPiece({ context, others }: Storing, piece: Piece, report: Re
 			const archive = await source.store.head(piece.key)
 			if (archive === undefined) continue
 			await host.files.remove(file)
-			const name = { id: piece.key, takenAt: context.now(), shortDigest: "" }
-			const fetched = await fetchArchive({ source, name, archive }, host.path(file), {
+			const fetched = await fetchArchive({ source, archive }, host.path(file), {
 				signal,
 				onProgress: (doneBytes) =>
 					report.progress({ doneBytes, totalBytes: piece.sizeBytes, from: source.name }),
@@ -148,7 +151,7 @@ async function fetchPiece({ context, others }: Storing, piece: Piece, report: Re
 	}
 	throw new OperatorError(
 		`${piece.key}, a part of the snapshot, is nowhere as it should be${tried.length > 0 ? `: ${tried.join("; ")}` : ""}`,
-		{ hint: `comfyume backup ${context.spoken} --full   # packs everything anew` },
+		{ hint: `comfyume backup ${context.spoken} --only ${artifact.name} --full   # packs it anew` },
 	)
 }
 
