@@ -9,6 +9,7 @@ import type {
 	BucketName,
 	Configuration,
 	Environment,
+	FirewallRule,
 	HostConfiguration,
 	ShareConfiguration,
 	WrittenEnvironment,
@@ -152,11 +153,29 @@ function resolveEnvironment(name: string, written: WrittenEnvironment, place: Pl
 
 function resolveHost(written: WrittenEnvironment["hosts"][number], place: Place): HostConfiguration {
 	const { name, role, hostKeys, tailscaleAddress, port, user, address = "" } = written
-	const common = { name, role, hostKeys, ...(tailscaleAddress === undefined ? {} : { tailscaleAddress }) }
+	const common = {
+		...{ name, role, hostKeys },
+		...(tailscaleAddress === undefined ? {} : { tailscaleAddress }),
+		tailnet: written.tailnet ?? (tailscaleAddress === undefined ? "none" : "identity"),
+		firewall: (written.firewall ?? usualFirewall[role]).map(firewallRule),
+		workers: role === "worker" ? (written.workers ?? 1) : 0,
+	}
 	if (written.connection === "directory")
 		return { ...common, connection: "directory", directory: expand(written.directory ?? "", place) }
 	const keyFiles = written.keyFiles.map((file) => expand(file, place))
 	return { ...common, connection: "ssh", address, port, user, keyFiles }
+}
+
+// SSH, the workshop's two ports, and WireGuard as Tailscale has it.
+const usualFirewall = {
+	app: ["22/tcp limit", "80/tcp", "443/tcp", "41641/udp"],
+	worker: ["22/tcp limit", "41641/udp"],
+} as const
+
+function firewallRule(written: string): FirewallRule {
+	const [place = "", limit] = written.split(" ")
+	const [port, protocol] = place.split("/")
+	return { port: Number(port), protocol: protocol === "udp" ? "udp" : "tcp", limit: limit !== undefined }
 }
 
 function resolveShare(written: NonNullable<WrittenEnvironment["share"]>, place: Place): ShareConfiguration {

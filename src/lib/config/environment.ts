@@ -57,6 +57,17 @@ const commit = text(
 	"is not a full commit id",
 	"write all 40 digits, as `git rev-parse HEAD` prints them",
 )
+const publicKey = text(
+	/^(sk-)?(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp\d+)(@openssh\.com)? [A-Za-z0-9+/]{40,}={0,3}( [^\n]*)?$/,
+	"is not an SSH public key",
+	"copy the whole line of the .pub file, as in ssh-ed25519 AAAA… name",
+)
+const firewallRule = text(
+	/^([1-9]\d{0,4})\/(tcp|udp)( limit)?$/,
+	"is not a rule of the firewall",
+	"write port/protocol, and limit behind it where logins are slowed down, as in 22/tcp limit",
+)
+const debianPackage = text(/^[a-z0-9][a-z0-9.+-]+$/, "is not a package's name", "as in htop")
 const ageRecipient = z.string().superRefine((written, context) => {
 	const problem = recipientProblem(written)
 	if (problem !== undefined)
@@ -92,6 +103,19 @@ const hostSchema = z.strictObject({
 	tailscaleAddress: tailscaleAddress
 		.optional()
 		.describe("The address that `tailscale ip -4` must print on this host."),
+	tailnet: z
+		.enum(["identity", "join", "none"])
+		.optional()
+		.describe(
+			"identity: its old one comes back (what a tailscaleAddress means); join: as a new machine, by " +
+				"TAILSCALE_AUTH_KEY or a login; none.",
+		),
+	firewall: z
+		.array(firewallRule)
+		.min(1)
+		.optional()
+		.describe("Exactly what ufw lets in. App server: 22/tcp limit, 80/tcp, 443/tcp, 41641/udp."),
+	workers: z.int().min(1).max(3).optional().describe("How many ComfyUI workers a GPU worker runs; 1."),
 })
 
 const shareSchema = z.strictObject({
@@ -298,6 +322,23 @@ export const notificationsSchema = z.strictObject({
 		.describe("Figures for Prometheus, by node_exporter's textfile collector."),
 })
 
+const packagesSchema = z
+	.strictObject({
+		extra: z.array(debianPackage).default([]).describe("Beside those that comfyume needs."),
+		tailscale: z
+			.strictObject({
+				repository: webAddress
+					.default("https://pkgs.tailscale.com/stable")
+					.describe("The vendor's repository; the distribution's name is put behind it."),
+				keySha256: text(/^[0-9a-f]{64}$/, "is not a sha256", "64 small hexadecimal digits")
+					.optional()
+					.describe("Of the repository's key file; without it the key is trusted as it comes over TLS."),
+			})
+			.prefault({}),
+	})
+	.prefault({})
+	.describe("What a restore installs by apt.")
+
 const environmentSchema = z.strictObject({
 	domain,
 	hosts: z.array(hostSchema).min(1, `has no host${fixMark}add one with name, role and address`),
@@ -312,6 +353,15 @@ const environmentSchema = z.strictObject({
 	objectStore: objectStoreSchema.optional(),
 	git: z.strictObject({ project: repositorySchema, scripts: repositorySchema }),
 	user: userName.default("dev").describe("The platform's own user on the host."),
+	operators: z
+		.array(publicKey)
+		.default([])
+		.describe("SSH public keys that a restore lets in, first of all: root and the platform's user."),
+	packages: packagesSchema,
+	keyring: z
+		.boolean()
+		.default(false)
+		.describe("Also load the host's secrets into the kernel's keyring, at each boot."),
 	stack: stackSchema.optional().describe("What generate-users and env render the compose project from."),
 	notifications: notificationsSchema.optional().describe("Whom runs with --notify tell how they ended."),
 	directories: z
@@ -360,7 +410,15 @@ type HostCommon = {
 	/** `SHA256:…` of the identity that comes back with a restore. */
 	hostKeys: readonly string[]
 	tailscaleAddress?: string
+	/** How it comes to its place in the tailnet. */
+	tailnet: "identity" | "join" | "none"
+	firewall: readonly FirewallRule[]
+	/** How many ComfyUI workers a GPU worker runs; 0 on an app server. */
+	workers: number
 }
+
+/** What ufw lets in. `limit` slows down who tries often. */
+export type FirewallRule = { port: number; protocol: "tcp" | "udp"; limit: boolean }
 
 export type HostConfiguration =
 	| (HostCommon & {
@@ -411,6 +469,10 @@ export type Environment = {
 	git: { project: RepositoryConfiguration; scripts: RepositoryConfiguration }
 	/** The platform's own user on the host. */
 	user: string
+	/** Lines of `authorized_keys`. */
+	operators: readonly string[]
+	packages: z.output<typeof packagesSchema>
+	keyring: boolean
 	stack?: StackConfiguration | undefined
 	notifications?: NotificationsConfiguration | undefined
 	directories: { local: string }

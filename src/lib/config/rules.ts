@@ -61,12 +61,45 @@ function hostRules(environment: Raw): PlacedProblem[] {
 			]
 		}
 		return [
+			...machineRules(host, path),
 			...(host.address === undefined && isBlock(raw)
 				? [{ path, message: "has no address", fix: "add `address:`, as in 203.0.113.10" }]
 				: []),
 			...onlyFor(host, ["directory"], path, "connection: directory"),
 		]
 	})
+}
+
+/** What a restore makes of the machine must not shut out whoever restores it. */
+function machineRules(host: Raw, path: Path): PlacedProblem[] {
+	const problems: PlacedProblem[] = []
+	if (host.tailnet === "identity" && host.tailscaleAddress === undefined)
+		problems.push({
+			path: [...path, "tailnet"],
+			message: "is identity, and nothing says which address that is",
+			fix: "add tailscaleAddress:, or write join",
+		})
+	if (host.tailnet === "none" && host.tailscaleAddress !== undefined)
+		problems.push({
+			path: [...path, "tailnet"],
+			message: "is none, and there is a tailscaleAddress",
+			fix: "remove one of them",
+		})
+	const port = typeof host.port === "number" ? host.port : 22
+	const lets = (rule: unknown) => typeof rule === "string" && rule.split(" ")[0] === `${port}/tcp`
+	if (Array.isArray(host.firewall) && !host.firewall.some(lets))
+		problems.push({
+			path: [...path, "firewall"],
+			message: `does not let SSH in, which listens on ${port}`,
+			fix: `add "${port}/tcp limit"`,
+		})
+	if (host.workers !== undefined && host.role === "app")
+		problems.push({
+			path: [...path, "workers"],
+			message: "belongs to role: worker",
+			fix: "remove it, or write role: worker",
+		})
+	return problems
 }
 
 function shareRules(environment: Raw): PlacedProblem[] {

@@ -205,6 +205,9 @@ const outcomeSchema = z.enum(["satisfied", "applied", "planned", "failed", "bloc
 /** How a step ended. `planned` is what a dry run says of a step that it would apply. */
 export type Outcome = z.infer<typeof outcomeSchema>
 
+/** Steps of different lanes run side by side: their events come in any order. */
+const stepsSchema = z.array(z.object({ id: z.string(), title: z.string(), lane: z.string().optional() }))
+
 const bodySchema = z.discriminatedUnion("event", [
 	z.object({
 		event: z.literal("plan"),
@@ -213,9 +216,10 @@ const bodySchema = z.discriminatedUnion("event", [
 		host: z.string(),
 		place: z.string(),
 		dryRun: z.boolean(),
-		/** Steps of different lanes run side by side: their events come in any order. */
-		steps: z.array(z.object({ id: z.string(), title: z.string(), lane: z.string().optional() })),
+		steps: stepsSchema,
 	}),
+	/** The steps of the plan's next part, which were not known before. */
+	z.object({ event: z.literal("steps"), steps: stepsSchema }),
 	z.object({ event: z.literal("checking"), step: z.string() }),
 	z.object({ event: z.literal("checked"), step: z.string(), finding: findingSchema }),
 	z.object({ event: z.literal("applying"), step: z.string() }),

@@ -2,7 +2,7 @@
 import { type ExitCode, exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { type EventBody, eventsVersion, type Outcome, type Reporter } from "./events.ts"
 import { inLanes } from "./lanes.ts"
-import type { Finding, Plan, Report, Step, SummaryRow } from "./step.ts"
+import type { Finding, Following, Plan, Report, Step, SummaryRow } from "./step.ts"
 
 export type RunOptions = {
 	/** Stop after the checks and print the findings. */
@@ -39,23 +39,10 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 			// A broken screen never changes the work's result.
 		}
 	}
-	rejectBadOrder(plan)
-
-	emit({
-		event: "plan",
-		command: plan.command,
-		environment: plan.environment,
-		host: plan.host,
-		place: plan.place,
-		dryRun,
-		steps: plan.steps.map(({ id, title, lane }) => ({ id, title, ...(lane === undefined ? {} : { lane }) })),
-	})
-
-	for (const note of plan.notes ?? []) emit({ event: "note", ...note })
-
 	const results = new Map<string, StepResult>()
+	const order: string[] = []
 	let warned = false
-	await inLanes(plan.steps, async (step) => {
+	const runOne = async (step: Step) => {
 		const stepStartedAt = now().getTime()
 		const report: Report = {
 			progress: (progress) => emit({ event: "progress", step: step.id, ...progress }),
@@ -91,9 +78,30 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 			...(result.hint === undefined ? {} : { hint: result.hint }),
 			durationMs: now().getTime() - stepStartedAt,
 		})
-	})
+	}
 
-	const ofSteps = exitCodeOf([...results.values()], { warned, signal })
+	const { command, environment, host, place } = plan
+	emit({ event: "plan", ...{ command, environment, host, place, dryRun }, steps: told(plan.steps) })
+	let impossible: StepResult | undefined
+	for (let part: Following | undefined = plan; part !== undefined; ) {
+		rejectBadOrder(command, part.steps, results)
+		if (part !== plan) emit({ event: "steps", steps: told(part.steps) })
+		for (const note of part.notes ?? []) emit({ event: "note", ...note })
+		order.push(...part.steps.map(({ id }) => id))
+		await inLanes(part.steps, runOne)
+		if (signal.aborted) break
+		try {
+			part = await part.following?.()
+		} catch (error) {
+			impossible = failureOf(error)
+			const { because: message, hint, exitCode = exitCodes.incomplete } = impossible
+			emit({ event: "error", message, exitCode, ...(hint === undefined ? {} : { hint }) })
+			break
+		}
+	}
+
+	const all = [...results.values(), ...(impossible === undefined ? [] : [impossible])]
+	const ofSteps = exitCodeOf(all, { warned, signal })
 	const closing = closingOf(plan, { exitCode: ofSteps, dryRun })
 	if (closing.error !== undefined) emit({ event: "error", message: closing.error, exitCode: exitCodes.bug })
 	const exitCode = closing.error === undefined ? ofSteps : exitCodes.bug
@@ -113,13 +121,16 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 	return {
 		exitCode,
 		outcomes: new Map(
-			plan.steps.flatMap(({ id }) => {
+			order.flatMap((id) => {
 				const result = results.get(id)
 				return result === undefined ? [] : [[id, result.outcome] as const]
 			}),
 		),
 	}
 }
+
+const told = (steps: readonly Step[]) =>
+	steps.map(({ id, title, lane }) => ({ id, title, ...(lane === undefined ? {} : { lane }) }))
 
 async function runStep(
 	step: Step,
@@ -198,13 +209,17 @@ function blockedBy(step: Step, results: ReadonlyMap<string, StepResult>): StepRe
 }
 
 /** A requirement that stands later in the plan, or nowhere, can't be honoured: a mistake in the plan, caught at once. */
-function rejectBadOrder(plan: Plan): void {
-	const earlier = new Set<string>()
-	for (const step of plan.steps) {
-		if (earlier.has(step.id)) throw new Error(`plan ${plan.command}: two steps are called ${step.id}`)
+function rejectBadOrder(
+	command: string,
+	steps: readonly Step[],
+	before: ReadonlyMap<string, StepResult>,
+): void {
+	const earlier = new Set(before.keys())
+	for (const step of steps) {
+		if (earlier.has(step.id)) throw new Error(`plan ${command}: two steps are called ${step.id}`)
 		for (const id of step.requires ?? []) {
 			if (!earlier.has(id))
-				throw new Error(`plan ${plan.command}: ${step.id} requires ${id}, which does not come before it`)
+				throw new Error(`plan ${command}: ${step.id} requires ${id}, which does not come before it`)
 		}
 		earlier.add(step.id)
 	}

@@ -79,6 +79,11 @@ export type Plan = {
 	/** Where that host really is, in the operator's words; a stand-in says here that it is one. */
 	place: string
 	steps: readonly Step[]
+	/**
+	 * What comes after them, worked out when they have run, whatever became of them: it depends on what they brought. It
+	 * only reads. Throws what makes the rest impossible; the run then ends with that.
+	 */
+	following?: () => Promise<Following | undefined>
 	/** What should be known before the first step. A `warning` is also said to who wants quiet; the exit code stays. */
 	notes?: readonly { level: "info" | "warning"; text: string }[]
 	/** Facts gathered on the way, asked for after the last step: the rows of the closing table. */
@@ -86,6 +91,9 @@ export type Plan = {
 	/** The next command to type, by how it ended. */
 	next?: (ended: { exitCode: number; dryRun: boolean }) => string | undefined
 }
+
+/** A later part of a plan. Its steps may require those of the parts before. */
+export type Following = Pick<Plan, "steps" | "notes" | "following">
 
 /** One row of the table that closes a backup or a restore. */
 export type SummaryRow = {
@@ -115,3 +123,17 @@ export const unknown = (because: string, hint?: string): Finding => ({
 	because,
 	...(hint === undefined ? {} : { hint }),
 })
+
+/**
+ * Another plan's steps as a part of this one: their ids, and what they require of each other, get a name in front.
+ * @param requires what all of them require beside that
+ */
+export function within(name: string, steps: readonly Step[], requires: readonly string[] = []): Step[] {
+	const own = new Set(steps.map(({ id }) => id))
+	return steps.map((step) => ({
+		...step,
+		id: `${name}/${step.id}`,
+		requires: [...requires, ...(step.requires ?? []).map((id) => (own.has(id) ? `${name}/${id}` : id))],
+		...(step.lane === undefined ? {} : { lane: `${name}/${step.lane}` }),
+	}))
+}

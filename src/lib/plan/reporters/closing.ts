@@ -72,7 +72,8 @@ export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean })
 
 	return {
 		event(event) {
-			if (event.event === "plan") for (const { id, title } of event.steps) titles.set(id, printable(title))
+			if (event.event === "plan" || event.event === "steps")
+				for (const { id, title } of event.steps) titles.set(id, printable(title))
 			if (event.event === "step" && isFailure(event.outcome)) failures.push(event)
 			if (event.event === "step" && event.outcome === "planned") planned.add(event.step)
 			if (event.event === "model") models.push(event)

@@ -18,6 +18,8 @@ import { headline, outcomeWords } from "./plain.ts"
 
 type StepEvent = Extract<Event, { event: "step" }>
 type PlanEvent = Extract<Event, { event: "plan" }>
+/** The steps of a plan, or of a later part of it, which is drawn as a list of its own below the first. */
+type StepsEvent = PlanEvent | Extract<Event, { event: "steps" }>
 
 // listr2 asks stdout whether it is a terminal; ours is stderr, and chooseReporter has asked already.
 class TerminalRenderer extends DefaultRenderer {
@@ -50,7 +52,7 @@ export function interactiveReporter(terminal: Terminal): Reporter {
 	// Events come in one by one, and listr2 needs turns of its own: each list waits for the one before it.
 	let previous: Promise<unknown> = Promise.resolve()
 
-	const begin = (plan: PlanEvent) => {
+	const begin = (plan: StepsEvent) => {
 		finish()
 		list = draw(terminal, plan, previous)
 		previous = list.drawn
@@ -65,7 +67,7 @@ export function interactiveReporter(terminal: Terminal): Reporter {
 	return {
 		event(event) {
 			closing.event(event)
-			if (event.event === "plan") return begin(event)
+			if (event.event === "plan" || event.event === "steps") return begin(event)
 			const line = "step" in event && event.step !== undefined ? list?.lines.get(event.step) : undefined
 			if (line !== undefined) return follow(line, event)
 			if (event.event === "note") loose.push(`${event.level}: ${printable(event.text)}`)
@@ -114,7 +116,7 @@ function follow(line: Line, event: Event): void {
 
 const titleOf = ({ title, state }: Line) => (state === "" ? title : `${title}: ${state}`)
 
-function draw(terminal: Terminal, plan: PlanEvent, previous: Promise<unknown>): List {
+function draw(terminal: Terminal, plan: StepsEvent, previous: Promise<unknown>): List {
 	const lines = new Map(
 		plan.steps.map(({ id, title }): [string, Line] => [
 			id,
@@ -129,7 +131,9 @@ function draw(terminal: Terminal, plan: PlanEvent, previous: Promise<unknown>): 
 		]),
 	)
 	const drawn = previous.then(async () => {
-		for (const text of wrapText(headline(plan), readableWidth(terminal.columns))) terminal.talk(`${text}\n`)
+		const head = plan.event === "plan" ? headline(plan) : undefined
+		for (const text of head === undefined ? [] : wrapText(head, readableWidth(terminal.columns)))
+			terminal.talk(`${text}\n`)
 		const sideBySide = plan.steps.some(({ lane }) => lane !== undefined)
 		await listOf(terminal, lines, sideBySide).run()
 	})

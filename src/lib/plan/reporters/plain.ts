@@ -50,6 +50,9 @@ export function plainReporter(terminal: Terminal, { quiet = false, verbose = fal
 					if (!quiet) say(headline(event))
 					return
 				}
+				case "steps":
+					for (const { id, title } of event.steps) titles.set(id, printable(title))
+					return
 				case "progress":
 					return progress(event)
 				case "note":
