@@ -63,7 +63,7 @@ export function create(run: CommandRun): Command {
 					...(history ? ["--history"] : []),
 				],
 				checksOnly: history,
-				needsIdentity: !history,
+				alsoSends: history ? [] : ["AGE_IDENTITY"],
 				plan: (context) => planDrill(context, run.surroundings.packageRoot, options),
 			})
 		})

@@ -1,61 +1,39 @@
 // comfyume restore: a lost server comes back on a fresh machine, and each thing is proven to be what was lost.
 import { Command, InvalidArgumentError, Option } from "commander"
-import type { ArchiveArtifact, Artifact, SnapshotArtifact } from "../lib/artifacts/catalogue.ts"
+import type { Artifact } from "../lib/artifacts/catalogue.ts"
 import type { SourceName } from "../lib/artifacts/source.ts"
 import { exitCodes, OperatorError } from "../lib/errors.ts"
 import { isFingerprint } from "../lib/host/known-hosts.ts"
-import type { Plan, Step } from "../lib/plan/step.ts"
-import { artifactsOf, tailscaleIdentity } from "../lib/steps/artifacts.ts"
-import { restoreCheckout } from "../lib/steps/checkout.ts"
+import { type Following, inTurn, type Plan, type SummaryRow } from "../lib/plan/step.ts"
+import { artifactsOf, outputsArtifact } from "../lib/steps/artifacts.ts"
 import type { StepContext } from "../lib/steps/context.ts"
-import { backupsAreFresh, freshnessStep } from "../lib/steps/freshness.ts"
-import {
-	type HealOptions,
-	healOptions,
-	spokenWords,
-	wordsOfHeal,
-	wordsOfManifest,
-} from "../lib/steps/heal-options.ts"
-import {
-	hostKeysOnTheWire,
-	restoreHostKeys,
-	restoreTailscaleIdentity,
-	tailscaleIsFree,
-	tailscaleIsUp,
-} from "../lib/steps/identity.ts"
+import { firstDeploymentStep, neverBackedUp } from "../lib/steps/first-deployment.ts"
+import { backupsAreFresh } from "../lib/steps/freshness.ts"
+import { healOptions, spokenWords, wordsOfManifest } from "../lib/steps/heal-options.ts"
 import { manifestIn, modelManifest, namedManifest, shareTarget } from "../lib/steps/models.ts"
-import { restoreArchive } from "../lib/steps/restore-archive.ts"
+import { once } from "../lib/steps/open.ts"
+import { artifactSteps, isSnapshot } from "../lib/steps/restore-artifacts.ts"
 import { restoreFiles } from "../lib/steps/restore-files.ts"
-import { restoreImage } from "../lib/steps/restore-image.ts"
 import { restoreModels } from "../lib/steps/restore-models.ts"
+import {
+	argvOf,
+	isPart,
+	type PartName,
+	partNames,
+	type RestoreOptions,
+	type RestoreRun,
+} from "../lib/steps/restore-options.ts"
+import { stackFiles, stackStart } from "../lib/steps/restore-stack.ts"
 import {
 	type CommonOptions,
 	commonOptions,
 	names,
 	runCommand,
+	troubles,
 	wordsOfNames,
 } from "../lib/steps/run-command.ts"
-import { platformUser } from "../lib/steps/user.ts"
-import type { Twin } from "../lib/tailscale/tailnet.ts"
 import { exitStatusHelp } from "../lib/ui/help.ts"
 import type { CommandRun } from "../lib/ui/surroundings.ts"
-
-export type RestoreOptions = {
-	only: readonly string[]
-	skip: readonly string[]
-	from?: readonly (SourceName | "git")[]
-	at?: Date
-	allowUnverified?: boolean
-	identityIsFree?: boolean
-	hostFingerprint?: string
-	manifest?: string
-	/** The text of the manifest that was named. */
-	manifestText?: string
-	deep?: boolean
-	/** Only these of one artifact's files. */
-	files?: readonly string[]
-	into?: string
-} & HealOptions
 
 export function create(run: CommandRun): Command {
 	const command = commonOptions
@@ -68,9 +46,11 @@ export function create(run: CommandRun): Command {
 				"Of the models, those that are missing or damaged on the share come back; none that is right is touched.",
 		)
 		.addOption(
-			new Option("--only <artifacts>", "only these, separated by commas").argParser(names).default([], "all"),
+			new Option("--only <names>", "only these artifacts and parts, separated by commas")
+				.argParser(names)
+				.default([], "all"),
 		)
-		.addOption(new Option("--skip <artifacts>", "all but these").argParser(names).default([], "none"))
+		.addOption(new Option("--skip <names>", "all but these").argParser(names).default([], "none"))
 		.addOption(
 			new Option("--from <sources>", "only from these: local, share, r2, git").argParser(parseSources),
 		)
@@ -86,6 +66,15 @@ export function create(run: CommandRun): Command {
 			"--identity-is-free",
 			"you know that no other machine is online with this server's Tailscale identity",
 		)
+		.option("--first", "this environment has never been backed up: code from git, new passwords and secrets")
+		.option("--full", "also what is restored by request only: what users have made and uploaded")
+		.option(
+			"--format-scratch <device>",
+			"make a file system on this device, which holds nothing, for scratch",
+		)
+		.option("--with-models", "with --only: the models too")
+		.option("--skip-models", "leave the models alone, as --skip models")
+		.option("--fresh-models", "read every byte of the models, and fetch anew what differs")
 		.addOption(
 			new Option(
 				"--host-fingerprint <fingerprint>",
@@ -95,20 +84,9 @@ export function create(run: CommandRun): Command {
 		.option("--manifest <file>", "which models must be there (else the manifest that comes with comfyume)")
 		.option("--deep", "read every byte of the models: also finds a flipped bit")
 		.option("--yes", "answer the question before restoring production with yes")
+		.addHelpText("after", moreHelp)
 		.addHelpText("after", exitStatusHelp([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 129, 130, 143]))
-		.action((options: CommonOptions & RestoreOptions) =>
-			runCommand(run, {
-				command: "restore",
-				options,
-				argv: argvOf(options),
-				needsTwin: true,
-				needsIdentity: true,
-				confirms: "production",
-				files: () => namedManifest(run.surroundings, options.manifest),
-				plan: (context, { twin, files }) =>
-					planRestore(context, run.surroundings.packageRoot, { ...options, ...manifestIn(files) }, twin),
-			}),
-		)
+		.action((given: Given) => restore(run, spelledOut(given)))
 	for (const [flags, description, parse] of healOptions) {
 		const option = new Option(flags, description)
 		command.addOption(parse === undefined ? option : option.argParser(parse))
@@ -116,23 +94,57 @@ export function create(run: CommandRun): Command {
 	return command
 }
 
-function argvOf(options: RestoreOptions): string[] {
-	return [
-		...wordsOfNames("--only", options.only),
-		...wordsOfNames("--skip", options.skip),
-		...wordsOfNames("--from", options.from),
-		...(options.at === undefined ? [] : ["--at", options.at.toISOString()]),
-		...(options.files ?? []).flatMap((pattern) => ["--files", pattern]),
-		...(options.into === undefined ? [] : ["--into", options.into]),
-		...(options.allowUnverified === true ? ["--allow-unverified"] : []),
-		...wordsOfManifest(options.manifest),
-		...(options.deep === true ? ["--deep"] : []),
-		...wordsOfHeal(options),
-		...(options.identityIsFree === true ? ["--identity-is-free"] : []),
-		// The host itself doesn't need it: it stands in the command that it tells the operator to type next.
-		...(options.hostFingerprint === undefined ? [] : ["--host-fingerprint", options.hostFingerprint]),
-	]
+const moreHelp = `
+Beside artifacts, --only and --skip take the names of parts:
+${Object.entries(partNames)
+	.map(([name, about]) => `  ${name.padEnd(12)}${about}`)
+	.join("\n")}
+Without --only all of them are done; where a directory stands in for a machine, none.
+What became of the run is kept on the host, in /var/log/comfyume.`
+
+type Given = CommonOptions &
+	RestoreOptions & { withModels?: boolean; skipModels?: boolean; freshModels?: boolean }
+
+/** The older scripts' words for models, as what they come to. */
+function spelledOut({
+	withModels,
+	skipModels,
+	freshModels,
+	...options
+}: Given): CommonOptions & RestoreOptions {
+	if (skipModels === true && (withModels === true || freshModels === true))
+		throw new OperatorError("--skip-models leaves the models alone, and another option asks for them", {
+			exitCode: exitCodes.usage,
+			hint: "leave one of them out",
+		})
+	const { only, skip } = options
+	return {
+		...options,
+		only: withModels === true && only.length > 0 ? [...new Set([...only, "models"])] : only,
+		skip: skipModels === true ? [...skip, "models"] : skip,
+		...(freshModels === true ? { deep: true } : {}),
+	}
 }
+
+const restore = (run: CommandRun, options: CommonOptions & RestoreOptions) =>
+	runCommand(run, {
+		command: "restore",
+		options,
+		argv: argvOf(options),
+		needsTwin: true,
+		alsoSends: ["AGE_IDENTITY", "TAILSCALE_AUTH_KEY", "UBUNTU_PRO_TOKEN"],
+		confirms: "production",
+		keepsLog: true,
+		// They lie on the share, which may have to be mounted first.
+		modelsOnly: true,
+		files: () => namedManifest(run.surroundings, options.manifest),
+		plan: (context, { files, ...facts }) =>
+			planRestore(
+				context,
+				{ ...facts, packageRoot: run.surroundings.packageRoot },
+				{ ...options, ...manifestIn(files) },
+			),
+	})
 
 function parseSources(text: string): (SourceName | "git")[] {
 	const known = ["local", "share", "r2", "git"] as const
@@ -166,48 +178,72 @@ function parseDate(text: string): Date {
 }
 
 /**
- * The order is that of the platform's runbook. Who the server is comes first, and the identity's files stand in place
- * before anything that uses them is started: a daemon that starts without them makes up a new identity.
+ * In parts, each worked out when the one before has run: the machine itself, for it mounts the share that backups lie
+ * on; what comes from backups; the stack, whose roster came from there; the timers; and the checks of all of it.
  */
 export async function planRestore(
 	context: StepContext,
-	packageRoot: string,
+	run: RestoreRun,
 	options: RestoreOptions,
-	twin: Twin,
 ): Promise<Plan> {
-	const { environment, hostConfiguration, place, summary } = context
-	const { all, selected: artifacts } = await artifactsOf(context, packageRoot, options)
+	const { environment, hostConfiguration, place } = context
+	const { packageRoot } = run
+	const { all, selected, parts } = await chosen(context, packageRoot, options)
 	const again = ["comfyume restore", context.spoken, spokenWords(argvOf(options))].join(" ").trimEnd()
 	if (options.files !== undefined || options.into !== undefined)
-		return planFiles(context, artifacts, options, again)
-	const snapshots = all.filter(isSnapshot)
-	const models = artifacts.some(({ kind }) => kind === "models")
-		? restoreModels(context, shareTarget(context), await modelManifest(packageRoot, options), {
-				deep: options.deep === true,
-				level: options.deep === true ? "digest" : "structure",
-				fromOrigin: options.fromOrigin === true,
-				again,
-				...(options.tempDir === undefined ? {} : { tempDirectory: options.tempDir }),
-				...(options.limit === undefined ? {} : { limitBytesPerSecond: options.limit }),
-			})
-		: undefined
-	const selected = artifacts.filter(isSnapshot)
-	// Models have no dates: they are what they are, or they are not.
-	const fresh = options.at === undefined && selected.length > 0
+		return planFiles({ ...context, ...(await context.openSources()) }, selected, options, again)
+	const rows: (() => readonly SummaryRow[])[] = []
+	const opened = once(async () => ({ ...context, ...(await context.openSources()) }))
+	const first = options.first === true
+
+	/** What comes from snapshots, from git, and of the models what is missing. */
+	const fromBackups = async (): Promise<Following> => {
+		const here = await opened()
+		const snapshots = selected.filter(isSnapshot)
+		const models = selected.some(({ kind }) => kind === "models")
+			? restoreModels(here, shareTarget(here), await modelManifest(packageRoot, options), {
+					deep: options.deep === true,
+					level: options.deep === true ? "digest" : "structure",
+					fromOrigin: options.fromOrigin === true,
+					again,
+					...(options.tempDir === undefined ? {} : { tempDirectory: options.tempDir }),
+					...(options.limit === undefined ? {} : { limitBytesPerSecond: options.limit }),
+				})
+			: undefined
+		// Models have no dates: they are what they are, or they are not.
+		const dated = options.at === undefined && snapshots.length > 0
+		const judged = first
+			? [neverBackedUp(here, all.filter(isSnapshot))]
+			: dated
+				? [backupsAreFresh(here, all.filter(isSnapshot), again)]
+				: []
+		const wanted = first ? snapshots.filter(({ kind }) => kind === "git") : snapshots
+		rows.push(
+			() => wanted.map(({ name }) => here.summary.get(name) ?? missing(name)),
+			() => models?.rows() ?? [],
+		)
+		return {
+			notes: troubles(here),
+			steps: [
+				...judged,
+				...artifactSteps(here, wanted, {
+					...options,
+					...{ twin: run.twin, again, requires: judged.map(({ id }) => id) },
+				}),
+				...(models?.steps ?? []),
+			],
+		}
+	}
+	const requires = first ? [firstDeploymentStep] : []
+	const ifWanted = (part: PartName, work: () => Promise<Following>) => (parts.has(part) ? [work] : [])
 	return {
-		command: "restore",
-		environment: environment.name,
-		host: hostConfiguration.name,
-		place,
-		steps: [
-			...(fresh ? [backupsAreFresh(context, snapshots, again)] : []),
-			...restoreSteps(context, selected, options, twin, again),
-			...(models?.steps ?? []),
-		],
-		summary: () => [
-			...selected.map(({ name }) => summary.get(name) ?? missing(name)),
-			...(models?.rows() ?? []),
-		],
+		...{ command: "restore", environment: environment.name, host: hostConfiguration.name, place },
+		...(await inTurn([
+			fromBackups,
+			...ifWanted("containers", () => stackFiles(context, { run, first, again, requires })),
+			...ifWanted("containers", () => stackStart(context, { run, requires })),
+		])),
+		summary: () => rows.flatMap((of) => of()),
 		next: ({ exitCode, dryRun }) => {
 			if (dryRun) return again
 			if (exitCode !== exitCodes.done) return again
@@ -220,6 +256,25 @@ export async function planRestore(
 			return ["comfyume backup", context.spoken, spokenWords(same)].join(" ").trimEnd()
 		},
 	}
+}
+
+/** @throws {OperatorError} (2) for a name that is neither an artifact of this host nor a part */
+async function chosen(context: StepContext, packageRoot: string, options: RestoreOptions) {
+	const isArtifact = (name: string) => !isPart(name)
+	const { only, skip } = options
+	const artifacts = await artifactsOf(context, packageRoot, {
+		...options,
+		only: only.filter(isArtifact),
+		skip: skip.filter(isArtifact),
+		also: options.full === true ? [outputsArtifact] : [],
+		others: Object.keys(partNames),
+	})
+	const usual = only.length === 0 && !context.host.standIn
+	const wanted = (Object.keys(partNames) as PartName[]).filter(
+		(name) => (usual || only.includes(name)) && !skip.includes(name),
+	)
+	const onlyParts = only.length > 0 && !only.some(isArtifact)
+	return { ...artifacts, ...(onlyParts ? { selected: [] } : {}), parts: new Set(wanted) }
 }
 
 /** Part of one artifact's snapshot. The rest of it, and everything else, stays as it is. */
@@ -246,85 +301,6 @@ function planFiles(
 		summary: () => [summary.get(artifact.name) ?? missing(artifact.name)],
 		next: ({ exitCode, dryRun }) => (dryRun || exitCode !== exitCodes.done ? again : undefined),
 	}
-}
-
-const isSnapshot = (artifact: Artifact): artifact is SnapshotArtifact => artifact.kind !== "models"
-
-function restoreSteps(
-	context: StepContext,
-	artifacts: readonly SnapshotArtifact[],
-	options: RestoreOptions,
-	twin: Twin,
-	again: string,
-): Step[] {
-	const { host } = context
-	const gitAllowed = options.from === undefined || options.from.includes("git")
-	const dated = options.at === undefined ? {} : { at: options.at }
-	const archive = { ...dated, allowUnverified: options.allowUnverified === true }
-	const needsUser = artifacts.some(({ name }) => !identityArtifacts.includes(name)) && !host.standIn
-
-	const fresh = options.at === undefined ? [freshnessStep] : []
-	const user = needsUser ? [platformUser(context)] : []
-	const afterUser = [...fresh, ...user.map(({ id }) => id)]
-
-	const stepsOf = (artifact: SnapshotArtifact): Step[] => {
-		if (artifact.kind === "git")
-			return [restoreCheckout(context, artifact, { ...dated, requires: afterUser, gitAllowed })]
-		if (artifact.kind === "image") return [restoreImage(context, artifact, { ...dated, requires: fresh })]
-		switch (artifact.name) {
-			case tailscaleIdentity:
-				return tailscaleSteps(context, artifact, { ...archive, requires: fresh }, options, twin, again)
-			case "ssh-host-keys":
-				return [
-					restoreHostKeys(context, artifact, { ...archive, requires: fresh }),
-					// A directory has no sshd that could show its keys.
-					...(host.standIn ? [] : [hostKeysOnTheWire(context, artifact, [artifact.name])]),
-				]
-			case "env-file":
-				// It lies in the checkout, which must be there first.
-				return [
-					restoreArchive(context, artifact, {
-						...archive,
-						requires: [
-							...afterUser,
-							...artifacts.filter(({ name }) => name === "project").map(({ name }) => name),
-						],
-					}),
-				]
-			default:
-				return [restoreArchive(context, artifact, { ...archive, requires: afterUser })]
-		}
-	}
-	const identity = artifacts.filter(({ name }) => identityArtifacts.includes(name))
-	const others = artifacts.filter(({ name }) => !identityArtifacts.includes(name))
-	return [...identity.flatMap(stepsOf), ...user, ...others.flatMap(stepsOf)]
-}
-
-const identityArtifacts: readonly string[] = [tailscaleIdentity, "ssh-host-keys"]
-
-function tailscaleSteps(
-	context: StepContext,
-	artifact: ArchiveArtifact,
-	archive: { requires: readonly string[]; at?: Date; allowUnverified: boolean },
-	options: RestoreOptions,
-	twin: Twin,
-	again: string,
-): Step[] {
-	const expected = context.hostConfiguration.tailscaleAddress
-	if (expected === undefined) return []
-	const free = tailscaleIsFree(context, expected, {
-		twin,
-		declaredFree: options.identityIsFree === true,
-		again,
-	})
-	return [
-		free,
-		restoreTailscaleIdentity(context, artifact, expected, {
-			...archive,
-			requires: [...archive.requires, free.id],
-		}),
-		tailscaleIsUp(context, expected, [artifact.name]),
-	]
 }
 
 const missing = (artifact: string) => ({

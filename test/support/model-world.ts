@@ -17,7 +17,7 @@ import { Readable } from "node:stream"
 import { fileURLToPath } from "node:url"
 import { planBackup } from "../../src/commands/backup.ts"
 import { planStatus } from "../../src/commands/backup-status.ts"
-import { planRestore, type RestoreOptions } from "../../src/commands/restore.ts"
+import { planRestore } from "../../src/commands/restore.ts"
 import {
 	type Manifest,
 	type ModelEntry,
@@ -31,7 +31,9 @@ import { Secret } from "../../src/lib/secret.ts"
 import type { StepContext } from "../../src/lib/steps/context.ts"
 import { chooseTarget, openHere } from "../../src/lib/steps/open.ts"
 import { type HealModelsOptions, planHeal } from "../../src/lib/steps/restore-models.ts"
+import type { RestoreOptions } from "../../src/lib/steps/restore-options.ts"
 import { blockBytes } from "../../src/lib/storage/transfer.ts"
+import { restoreRun } from "./restore-run.ts"
 import { startS3Server } from "./s3-server/index.ts"
 
 const packageRoot = fileURLToPath(new URL("../../", import.meta.url))
@@ -179,12 +181,12 @@ export async function createModelWorld({ large = false } = {}) {
 		) =>
 			run(
 				(context) =>
-					planRestore(
-						context,
-						packageRoot,
-						{ only: ["models"], skip: [], manifestText: manifestText(), ...options },
-						{ state: "offline", because: "nobody was asked" },
-					),
+					planRestore(context, restoreRun(packageRoot, { state: "offline", because: "nobody was asked" }), {
+						only: ["models"],
+						skip: [],
+						manifestText: manifestText(),
+						...options,
+					}),
 				options,
 			),
 		backup: (

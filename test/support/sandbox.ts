@@ -10,7 +10,7 @@ import { planBackup } from "../../src/commands/backup.ts"
 import { type DrillOptions, planDrill } from "../../src/commands/backup-drill.ts"
 import { planRetention } from "../../src/commands/backup-retention.ts"
 import { planStatus } from "../../src/commands/backup-status.ts"
-import { planRestore, type RestoreOptions } from "../../src/commands/restore.ts"
+import { planRestore } from "../../src/commands/restore.ts"
 import { probeSources, type SourceName } from "../../src/lib/artifacts/source.ts"
 import type { Environment } from "../../src/lib/config/environment.ts"
 import { localHost } from "../../src/lib/host/local.ts"
@@ -20,13 +20,14 @@ import { runPlan } from "../../src/lib/plan/run.ts"
 import type { Plan } from "../../src/lib/plan/step.ts"
 import { Secret } from "../../src/lib/secret.ts"
 import type { StepContext } from "../../src/lib/steps/context.ts"
+import type { RestoreOptions } from "../../src/lib/steps/restore-options.ts"
 import { directoryStore } from "../../src/lib/storage/directory.ts"
 import { lockName } from "../../src/lib/storage/keys.ts"
 import type { ObjectStore } from "../../src/lib/storage/object-store.ts"
 import { shareLock } from "../../src/lib/storage/share-lock.ts"
 import { shareRemover } from "../../src/lib/storage/share-remover.ts"
-
 import type { Twin } from "../../src/lib/tailscale/tailnet.ts"
+import { restoreRun } from "./restore-run.ts"
 import { fillServer, freshServer, makeRemote, tailscaleAddressOf } from "./server-files.ts"
 
 const packageRoot = fileURLToPath(new URL("../../", import.meta.url))
@@ -126,6 +127,7 @@ export async function createSandbox({
 			environment,
 			hostConfiguration,
 			host,
+			openSources: async () => ({ sources, everySource: sources }),
 			sources,
 			everySource: sources,
 			openModels: async () => [],
@@ -291,9 +293,11 @@ export async function createSandbox({
 				(given) =>
 					planRestore(
 						given,
-						packageRoot,
+						restoreRun(
+							packageRoot,
+							options.twin ?? { state: "offline", because: "the lost machine is offline" },
+						),
 						{ only: [], skip: [], ...options },
-						options.twin ?? { state: "offline", because: "the lost machine is offline" },
 					),
 				await context(server, options.sources ?? ["share", "r2"]),
 				options.dryRun ?? false,

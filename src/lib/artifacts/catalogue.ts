@@ -215,9 +215,20 @@ export function parseCatalogue(text: string, file: string): z.output<typeof cata
  */
 export function selectArtifacts(
 	artifacts: readonly Artifact[],
-	{ only, skip, also = [] }: { only: readonly string[]; skip: readonly string[]; also?: readonly string[] },
+	{
+		only,
+		skip,
+		also = [],
+		others = [],
+	}: {
+		only: readonly string[]
+		skip: readonly string[]
+		also?: readonly string[]
+		/** Names that are no artifacts, for who has mistyped one. */
+		others?: readonly string[]
+	},
 ): Artifact[] {
-	const names = [...new Set(artifacts.flatMap(namesOf))]
+	const names = [...new Set([...artifacts.flatMap(namesOf), ...others])]
 	for (const name of [...only, ...skip]) {
 		if (!names.includes(name))
 			throw new OperatorError(`there is no artifact ${name} on this host`, {

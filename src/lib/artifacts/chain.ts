@@ -108,6 +108,16 @@ export async function newestSidecar(
 	return undefined
 }
 
+/** Whether a finished one is this host's, or has a sidecar that can't be read. */
+export async function anyConcerns(host: string, candidates: readonly Candidate[]): Promise<boolean> {
+	for (const copy of candidates.flatMap(({ copies }) => copies)) {
+		if (copy.sidecar === undefined) continue
+		const sidecar = await readSidecar(copy).catch(() => undefined)
+		if (sidecar === undefined || sidecar.host === host) return true
+	}
+	return false
+}
+
 /** AGE_IDENTITY, as far as it is there, and what to type once it is. */
 export const keyFor = (
 	{ spoken }: Wanted,

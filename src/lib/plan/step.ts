@@ -137,3 +137,18 @@ export function within(name: string, steps: readonly Step[], requires: readonly 
 		...(step.lane === undefined ? {} : { lane: `${name}/${step.lane}` }),
 	}))
 }
+
+/**
+ * Parts one after another, each worked out when the one before has run. One without steps is passed over; what it notes
+ * is said with the next.
+ */
+export async function inTurn(
+	[first, ...rest]: readonly (() => Promise<Following>)[],
+	notes: NonNullable<Following["notes"]> = [],
+): Promise<Following> {
+	if (first === undefined) return { steps: [], notes }
+	const part = await first()
+	const said = [...notes, ...(part.notes ?? [])]
+	if (part.steps.length === 0) return inTurn(rest, said)
+	return { ...part, notes: said, ...(rest.length === 0 ? {} : { following: () => inTurn(rest) }) }
+}

@@ -19,6 +19,8 @@ export async function artifactsOf(
 		/** What is taken by request only and was requested, beside what `only` names. */
 		also?: readonly string[]
 		fromOrigin?: boolean
+		/** What the command takes by name beside artifacts. */
+		others?: readonly string[]
 	},
 ): Promise<{ all: Artifact[]; selected: Artifact[] }> {
 	const { environment, hostConfiguration } = context

@@ -22,6 +22,8 @@ export type StepContext = {
 	sources: readonly Source[]
 	/** Those of commits, also what `--from` leaves out: which commit ran is asked of all, wherever its code comes from. */
 	everySource: readonly Source[]
+	/** Opens the places of snapshots now: for a run that mounts the share before. */
+	openSources: () => Promise<Pick<StepContext, "sources" | "everySource">>
 	/**
 	 * The places of models, nearest first: the share's directory of models and the bucket that is their vault, keys
 	 * `<directory>/<file>`. Opened when first asked for; those that can't be used say why.

@@ -9,7 +9,7 @@ import { ageSeconds, type StepContext } from "./context.ts"
 
 const clockToleranceMs = 5 * 60 * 1000
 
-export const freshnessStep = "backups-are-fresh"
+const freshnessStep = "backups-are-fresh"
 
 /**
  * The newest snapshot of any artifact is recent enough. Of any: what never changes (host keys) is rightly old, but a

@@ -196,62 +196,68 @@ export async function openHere(
 	options: OpenOptions,
 ): Promise<Opened> {
 	const { signal, variables, now, randomId, version } = surroundings
-	const opened = localHost({
+	const machine = localHost({
 		name: hostConfiguration.name,
 		environment: variables,
 		signal,
 		...(hostConfiguration.connection === "directory" ? { root: hostConfiguration.directory } : {}),
 	})
-	const host = options.dryRun ? readOnlyHost(opened) : opened
-	const opening = { signal, from: options.from }
-	const stores = (
-		options.modelsOnly === true ? [] : await openStores(host, environment, secrets, opening)
-	).map((source) =>
-		source.name === "share" && environment.share !== undefined
-			? { ...source, lock: openShareLock(host, environment.share, environment.name, surroundings) }
-			: source,
-	)
+	const host = options.dryRun ? readOnlyHost(machine) : machine
+	const opened: Source[] = []
+	const openPlaces = async () => {
+		const places = (await openStores(host, environment, secrets, { signal, from: options.from })).map(
+			(source) =>
+				source.name === "share" && environment.share !== undefined
+					? { ...source, lock: openShareLock(host, environment.share, environment.name, surroundings) }
+					: source,
+		)
+		opened.push(...places)
+		const everySource = options.dryRun ? places.map(withoutWriting) : places
+		return {
+			sources: everySource.filter(({ name }) => options.from === undefined || options.from.includes(name)),
+			everySource: sourcesOf({ sources: everySource }, { bucket: "cache" }),
+		}
+	}
 	const buckets = openBuckets(environment, secrets, {
 		cloudflare: { api: cloudflareApi, token: secrets.find("CLOUDFLARE_API_TOKEN") },
 		signal,
 	})
-	const everySource = options.dryRun ? stores.map(withoutWriting) : stores
-	const sources = everySource.filter(({ name }) => options.from === undefined || options.from.includes(name))
-	return {
-		context: {
-			environment,
-			hostConfiguration,
-			host,
-			place: sent?.place ?? host.place,
-			sources,
-			everySource: sourcesOf({ sources: everySource }, { bucket: "cache" }),
-			openModels: once(async () => {
-				const places = await openModelStores(host, environment, secrets, { signal, from: options.from })
-				stores.push(...places)
-				return options.dryRun ? places.map(withoutWriting) : places
-			}),
-			openDigests: async (artifact) => {
-				const cache = await openDigestCache(opened.path(`${digestsDirectory}/${artifact}.json`), now)
-				return options.dryRun ? { ...cache, note: async () => {}, save: async () => {} } : cache
-			},
-			...(environment.share === undefined
-				? {}
-				: { shareRemover: openShareRemover(host, environment.share, options.dryRun) }),
-			buckets,
-			publisher: { origin: huggingFace, token: secrets.find("HF_TOKEN") },
-			gitToken: secrets.find("GH_TOKEN"),
-			ageIdentity: secrets.find("AGE_IDENTITY"),
-			spoken,
-			comfyume: version,
-			now,
-			randomId,
-			signal,
-			summary: new Map(),
+	const context: StepContext = {
+		environment,
+		hostConfiguration,
+		host,
+		place: sent?.place ?? host.place,
+		...(options.modelsOnly === true ? { sources: [], everySource: [] } : await openPlaces()),
+		openSources: openPlaces,
+		openModels: once(async () => {
+			const places = await openModelStores(host, environment, secrets, { signal, from: options.from })
+			opened.push(...places)
+			return options.dryRun ? places.map(withoutWriting) : places
+		}),
+		openDigests: async (artifact) => {
+			const cache = await openDigestCache(machine.path(`${digestsDirectory}/${artifact}.json`), now)
+			return options.dryRun ? { ...cache, note: async () => {}, save: async () => {} } : cache
 		},
+		...(environment.share === undefined
+			? {}
+			: { shareRemover: openShareRemover(host, environment.share, options.dryRun) }),
+		buckets,
+		publisher: { origin: huggingFace, token: secrets.find("HF_TOKEN") },
+		gitToken: secrets.find("GH_TOKEN"),
+		ageIdentity: secrets.find("AGE_IDENTITY"),
+		spoken,
+		comfyume: version,
+		now,
+		randomId,
+		signal,
+		summary: new Map(),
+	}
+	return {
+		context,
 		async [Symbol.asyncDispose]() {
-			for (const { store } of stores) await store[Symbol.asyncDispose]()
+			for (const { store } of opened) await store[Symbol.asyncDispose]()
 			for (const bucket of buckets) await bucket[Symbol.asyncDispose]()
-			await opened[Symbol.asyncDispose]()
+			await machine[Symbol.asyncDispose]()
 		},
 	}
 }

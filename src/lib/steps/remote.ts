@@ -3,6 +3,7 @@
 import { readdir, readFile } from "node:fs/promises"
 import { dirname, join } from "node:path"
 import { z } from "zod"
+import type { SecretName } from "../config/secrets.ts"
 import { type ExitCode, exitCodes, exitMeanings, OperatorError } from "../errors.ts"
 import { ensureRelease, type ReleaseArchive } from "../host/release.ts"
 import { runOnHost } from "../host/session.ts"
@@ -17,14 +18,14 @@ export type RemoteOptions = {
 	argv: readonly string[]
 	/** The key of a machine that is about to get its old identity back; accepted for this run only. */
 	hostFingerprint?: string
-	/** It opens encrypted snapshots. */
-	needsIdentity: boolean
+	/** Those that only this command needs on the host. */
+	alsoSends: readonly SecretName[]
 	twin: Twin
 	files: Readonly<Record<string, string>>
 	reporter: Reporter
 }
 
-/** What a run needs on the host; the others stay here. AGE_IDENTITY goes along only to open encrypted snapshots. */
+/** What any run needs on the host; the others stay here, but for those that the command says it needs. */
 const sentSecrets = [
 	"R2_ACCESS_KEY_ID",
 	"R2_SECRET_ACCESS_KEY",
@@ -45,7 +46,7 @@ const keepaliveMs = 15_000
 export async function runElsewhere(
 	surroundings: Surroundings,
 	{ configuration, environment, hostConfiguration, secrets, spoken }: Target,
-	{ argv, hostFingerprint, needsIdentity, twin, files, reporter }: RemoteOptions,
+	{ argv, hostFingerprint, alsoSends, twin, files, reporter }: RemoteOptions,
 ): Promise<ExitCode> {
 	if (hostConfiguration.connection !== "ssh") throw new Error("a directory is never elsewhere")
 	const { variables, signal, terminal, packageRoot, now } = surroundings
@@ -83,7 +84,7 @@ export async function runElsewhere(
 		host: name,
 		place: `${host.place} over SSH`,
 		spoken,
-		secrets: secrets.toPayload(needsIdentity ? [...sentSecrets, "AGE_IDENTITY"] : sentSecrets).reveal(),
+		secrets: secrets.toPayload([...sentSecrets, ...alsoSends]).reveal(),
 		twin,
 		files: { ...files },
 	}

@@ -1,9 +1,15 @@
 // One container image comes back: found, proven layer by layer, loaded, and asked for by its id.
 import type { ImageArtifact } from "../artifacts/catalogue.ts"
-import { type Candidate, findCandidates, newestSidecar, type Wanted } from "../artifacts/chain.ts"
+import {
+	anyConcerns,
+	type Candidate,
+	findCandidates,
+	newestSidecar,
+	type Wanted,
+} from "../artifacts/chain.ts"
 import { acquireImage, short } from "../artifacts/image.ts"
 import type { ImageSidecar, SnapshotName } from "../artifacts/snapshot.ts"
-import { placesAsked, readSidecar, sourcesOf } from "../artifacts/source.ts"
+import { placesAsked, sourcesOf } from "../artifacts/source.ts"
 import { OperatorError } from "../errors.ts"
 import { command } from "../host/command.ts"
 import { requireSpaceOn, spaceFactor } from "../host/disk.ts"
@@ -129,16 +135,6 @@ export function restoreImage(
 					}),
 		})
 	}
-}
-
-/** Whether a finished one is this host's, or has a sidecar that can't be read. */
-async function anyConcerns(host: string, candidates: readonly Candidate[]): Promise<boolean> {
-	for (const copy of candidates.flatMap(({ copies }) => copies)) {
-		if (copy.sidecar === undefined) continue
-		const sidecar = await readSidecar(copy).catch(() => undefined)
-		if (sidecar === undefined || sidecar.host === host) return true
-	}
-	return false
 }
 
 function decide(

@@ -1,6 +1,8 @@
 // What all commands that run a plan share: their common options, and the way from options to an exit code.
 import { hostname } from "node:os"
 import { labelOf } from "../artifacts/source.ts"
+import type { LoadedConfiguration } from "../config/configuration.ts"
+import type { SecretName, Secrets } from "../config/secrets.ts"
 import { type ExitCode, exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { localHost } from "../host/local.ts"
 import { lockHost } from "../host/lock.ts"
@@ -15,6 +17,7 @@ import type { CommandRun, Surroundings } from "../ui/surroundings.ts"
 import { clearWork, type StepContext } from "./context.ts"
 import { byItsTimer, type Notifier, openNotifier } from "./notify.ts"
 import { chooseTarget, type OpenOptions, openHere, type Target } from "./open.ts"
+import { openRunLog } from "./run-log.ts"
 
 /** Flags and descriptions, as the command files declare them. */
 export const commonOptions: readonly (readonly [flags: string, description: string])[] = [
@@ -54,11 +57,16 @@ export type PlanCommand = {
 	argv: readonly string[]
 	/** Ask whether another machine is online with the host's Tailscale identity. */
 	needsTwin?: boolean
-	/** It opens encrypted snapshots: AGE_IDENTITY goes along to a host elsewhere. */
-	needsIdentity?: boolean
+	/** Secrets that only this command needs on the host, as AGE_IDENTITY to open encrypted snapshots. */
+	alsoSends?: readonly SecretName[]
+	/** What became of it is kept on the host, in /var/log/comfyume. */
+	keepsLog?: boolean
 	/** Nothing is ever applied: no lock is taken, and the host and the stores are opened so that a write throws. */
 	checksOnly?: boolean
-	/** The places of snapshots are not opened: the work is about models alone, or about the stack. */
+	/**
+	 * The places of snapshots are not opened: the work is about models alone, or about the stack; or the plan opens them
+	 * itself (`openSources`) when it has mounted the share.
+	 */
 	modelsOnly?: boolean
 	/** It must go on whatever else runs: an emergency can't wait for the lock. */
 	withoutLock?: boolean
@@ -76,6 +84,11 @@ export type PlanCommand = {
 		facts: {
 			twin: Twin
 			files: Readonly<Record<string, string>>
+			/** As it was read, and what it was read from. */
+			configuration: LoadedConfiguration
+			secrets: Secrets
+			/** Nothing is applied: what this run would bring isn't there afterwards. */
+			dryRun: boolean
 			/** From now on none of these is shown, whoever says them. */
 			hide: (secrets: Iterable<Secret>) => void
 		},
@@ -119,7 +132,12 @@ export async function runCommand(run: CommandRun, spec: PlanCommand): Promise<vo
 	const documents: string[] = []
 	const keep = surroundings.session === undefined && spec.onDocument !== undefined
 	const shown = keep ? withoutDocuments(chosen, documents) : chosen
-	const reporter = redacting(shown, secrets, () => notifier?.reporter)
+	/** Those who hear of the run beside the one that shows it. */
+	const listeners = new Set<Reporter>()
+	const reporter = redacting(shown, secrets, () => [
+		...(notifier === undefined ? [] : [notifier.reporter]),
+		...listeners,
+	])
 	let failure: unknown
 	let exitCode: ExitCode = exitCodes.bug
 	try {
@@ -130,7 +148,10 @@ export async function runCommand(run: CommandRun, spec: PlanCommand): Promise<vo
 		secrets.push(...target.secrets.all())
 		const hide = (more: Iterable<Secret>) => void secrets.push(...more)
 		const begin = () => notifier?.begin()
-		exitCode = await runTarget(surroundings, spec, { target, opening, reporter, hide, begin })
+		exitCode = await runTarget(surroundings, spec, {
+			...{ target, opening, reporter, hide, begin },
+			listen: (listener) => void listeners.add(listener),
+		})
 		for (const text of documents) await spec.onDocument?.(text)
 	} catch (error) {
 		exitCode = exitCodeOf(error, surroundings)
@@ -170,9 +191,11 @@ async function runTarget(
 		hide: (secrets: Iterable<Secret>) => void
 		/** Called when the work begins: nothing else has the lock. */
 		begin: () => void
+		/** From now on this one hears of the run too. */
+		listen: (listener: Reporter) => void
 	},
 ): Promise<ExitCode> {
-	const { target, opening, reporter, hide, begin } = run
+	const { target, opening, reporter, hide, begin, listen } = run
 	const { environment } = target
 	if (!target.here) spec.elsewhere?.()
 	const { confirms } = spec
@@ -201,7 +224,7 @@ async function runTarget(
 				...(opening.dryRun ? ["--dry-run"] : []),
 				...(spec.options.notify === true ? ["--notify"] : []),
 			],
-			needsIdentity: spec.needsIdentity === true,
+			alsoSends: spec.alsoSends ?? [],
 			twin,
 			files,
 			reporter,
@@ -217,10 +240,13 @@ async function runTarget(
 	await using _lock = alone ? await lockHost(opened.context.host, { name: "comfyume", purpose }) : undefined
 	begin()
 	if (alone) await clearWork(opened.context.host)
-	for (const source of opened.context.sources)
-		if (source.trouble !== undefined)
-			note(reporter, surroundings, `${labelOf(source)} can't be used: ${source.trouble.message}`)
-	const plan = await spec.plan(opened.context, { twin, files, hide })
+	for (const { text } of troubles(opened.context)) note(reporter, surroundings, text)
+	const plan = await spec.plan(opened.context, {
+		...{ twin, files, hide },
+		...{ configuration: target.configuration, secrets: target.secrets, dryRun: !writes },
+	})
+	const log = spec.keepsLog === true && writes ? openRunLog(opened.context, spec.command) : undefined
+	if (log !== undefined) listen(log.reporter)
 	const { exitCode } = await runPlan(plan, {
 		dryRun: opening.dryRun,
 		checksOnly,
@@ -228,8 +254,18 @@ async function runTarget(
 		signal: surroundings.signal,
 		reporter,
 	})
+	const unwritten = await log?.end()
+	if (unwritten !== undefined) note(reporter, surroundings, unwritten)
 	return exitCode
 }
+
+/** What is to be said of places of snapshots that can't be used. */
+export const troubles = ({ sources }: Pick<StepContext, "sources">) =>
+	sources.flatMap((source) =>
+		source.trouble === undefined
+			? []
+			: [{ level: "info" as const, text: `${labelOf(source)} can't be used: ${source.trouble.message}` }],
+	)
 
 function note(reporter: Reporter, { now }: Surroundings, text: string): void {
 	const at = now().toISOString()
@@ -276,7 +312,7 @@ function reportError(error: unknown, reporter: Reporter, surroundings: Surroundi
 function redacting(
 	reporter: Reporter,
 	secrets: readonly Secret[],
-	another: () => Reporter | undefined,
+	others: () => readonly Reporter[],
 ): Reporter {
 	const clean = (value: unknown): unknown => {
 		if (typeof value === "string") return redact(value, secrets)
@@ -289,7 +325,7 @@ function redacting(
 		event: (event) => {
 			const cleaned = clean(event) as Event
 			reporter.event(cleaned)
-			another()?.event(cleaned)
+			for (const other of others()) other.event(cleaned)
 		},
 		close: () => reporter.close(),
 	}

@@ -15,6 +15,8 @@ export type ImageOptions = {
 	revision: string
 	/** The GPU worker's and its agent's too. */
 	gpu?: boolean
+	/** One that is there stays, whatever it was built from: for a restore, which brings back what ran. */
+	onlyMissing?: boolean
 }
 
 const inspectTimeoutMs = 20_000
@@ -39,7 +41,7 @@ export const imageStepId = (name: keyof Stack["images"]): string =>
 function imageStep(
 	host: StepContext["host"],
 	build: ImageBuild,
-	{ packageRoot, revision }: ImageOptions,
+	{ packageRoot, revision, onlyMissing = false }: ImageOptions,
 ): Step {
 	return {
 		id: imageStepId(build.name),
@@ -48,6 +50,8 @@ function imageStep(
 			const inputs = await digestOfInputs(packageRoot, build)
 			const labels = await labelsOf(host, build.image)
 			const because = whyNot(build.image, labels, inputs)
+			if (onlyMissing && labels !== undefined && because !== undefined)
+				return satisfied(`${because}; comfyume start --build makes it anew`)
 			return because === undefined
 				? satisfied(`${build.image}, built from ${inputs.slice(0, 12)}`)
 				: needed(because)

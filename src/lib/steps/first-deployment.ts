@@ -1,0 +1,49 @@
+// A server that has never been backed up: there is nothing to restore, and that must be so. Wrong credentials or a wrong
+// bucket look the same, and new passwords in the middle of a workshop would be the price.
+import type { SnapshotArtifact } from "../artifacts/catalogue.ts"
+import { anyConcerns, findCandidates } from "../artifacts/chain.ts"
+import { labelOf, sourcesOf } from "../artifacts/source.ts"
+import { exitCodes, OperatorError } from "../errors.ts"
+import { type Step, satisfied } from "../plan/step.ts"
+import type { StepContext } from "./context.ts"
+
+export const firstDeploymentStep = "never-backed-up"
+
+/** Every place of snapshots answers, and none has one of this host; of the older scripts' neither. */
+export function neverBackedUp(context: StepContext, artifacts: readonly SnapshotArtifact[]): Step {
+	const { environment, hostConfiguration, sources, spoken } = context
+	const { name } = hostConfiguration
+	const wanted = { environment: environment.name, host: name, spoken, allowUnverified: true }
+	return {
+		id: firstDeploymentStep,
+		title: `${name} has never been backed up`,
+		async check() {
+			for (const artifact of artifacts) {
+				const places = sourcesOf(context, artifact)
+				const candidates = await findCandidates(places, artifact, wanted)
+				if (!(await anyConcerns(name, candidates)) && !candidates.some(({ older }) => older)) continue
+				throw new OperatorError(
+					`there are backups of ${artifact.name}, the newest of ${candidates[0]?.name.takenAt.toISOString()}: this is no first deployment`,
+					{
+						exitCode: exitCodes.refusedByGuard,
+						hint: `comfyume restore ${spoken} --dry-run   # without --first`,
+					},
+				)
+			}
+			// Asked last: a listing that failed is known by now.
+			const silent = sources.find(({ trouble }) => trouble !== undefined)
+			if (silent?.trouble !== undefined)
+				throw new OperatorError(
+					`nobody can tell whether ${name} was ever backed up: ${labelOf(silent)} can't be asked: ${silent.trouble.message}`,
+					{ exitCode: silent.trouble.exitCode, hint: silent.trouble.hint ?? `comfyume doctor ${spoken}` },
+				)
+			const asked = sources.map(labelOf)
+			return satisfied(
+				asked.length === 0
+					? "no place for backups is configured"
+					: `${asked.join(" and ")} ${asked.length === 1 ? "has" : "have"} nothing of it`,
+			)
+		},
+		apply: async () => {},
+	}
+}

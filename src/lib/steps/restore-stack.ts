@@ -1,0 +1,85 @@
+// The stack in a restore: its files from the roster that came back, its containers from the images that came back, and
+// the timers. Images that no snapshot brought are built.
+import { stackOf } from "../config/environment.ts"
+import { exitCodes, OperatorError } from "../errors.ts"
+import { type Following, within } from "../plan/step.ts"
+import { files } from "../stack/description.ts"
+import type { StepContext } from "./context.ts"
+import type { RestoreRun } from "./restore-options.ts"
+import { openStack } from "./stack.ts"
+import { planUsers } from "./stack-files.ts"
+import { planStart, revisionOf } from "./stack-start.ts"
+
+/** What this part's steps are called by: `stack/files`, `stack/redis`. */
+const part = "stack"
+
+/** As for `comfyume start`. */
+const deadlineMs = 240_000
+
+type StackRestore = {
+	run: RestoreRun
+	/** Nobody is in the roster yet, and that is right. */
+	first: boolean
+	again: string
+	/** Steps of earlier parts without which nothing of this makes sense. */
+	requires: readonly string[]
+}
+
+/**
+ * Everything that is rendered, and the users' directories.
+ * @throws {OperatorError} (3) when the roster has not come back: new passwords for everybody are never the answer
+ */
+export async function stackFiles(
+	context: StepContext,
+	{ run, first, again, requires }: StackRestore,
+): Promise<Following> {
+	const { environment } = context
+	if (environment.stack === undefined)
+		return {
+			steps: [],
+			notes: [
+				{
+					level: "info",
+					text: `comfyume.yaml describes no stack of ${environment.name}: no container is started. One with all defaults is: stack: {}`,
+				},
+			],
+		}
+	const { roster } = await openStack(context, run.hide)
+	if (roster.length === 0 && !first) {
+		const where = `${stackOf(environment).directory}/${files.credentials}`
+		if (run.dryRun)
+			return {
+				steps: [],
+				notes: [{ level: "info", text: `the stack is started when its roster has come back to ${where}` }],
+			}
+		throw new OperatorError(`nobody is in ${where}: the roster has not come back, and nothing is started`, {
+			exitCode: exitCodes.incomplete,
+			hint: `comfyume restore ${context.spoken} --only stack; or, where there never was one: comfyume generate-users ${context.spoken}`,
+		})
+	}
+	const users = await planUsers(context, {
+		...{ add: [], remove: [], rotate: [], makeDirectories: true },
+		again,
+	})
+	return { steps: within(part, users.steps, requires) }
+}
+
+/** Its containers, in the order of a start. */
+export async function stackStart(
+	context: StepContext,
+	{ run, requires }: Pick<StackRestore, "run" | "requires">,
+): Promise<Following> {
+	if (context.environment.stack === undefined) return { steps: [] }
+	const open = await openStack(context, run.hide)
+	// Only in a dry run: the files would be written by the part before.
+	if (open.roster.length === 0) return { steps: [] }
+	const start = await planStart(context, open, {
+		...{ only: [], deadlineMs, argv: [] },
+		build: {
+			packageRoot: run.packageRoot,
+			revision: await revisionOf(context),
+			onlyMissing: true,
+		},
+	})
+	return { steps: within(`${part}/start`, start.steps, [`${part}/files`, ...requires]) }
+}
