@@ -99,7 +99,7 @@ Beside artifacts, --only and --skip take the names of parts:
 ${Object.entries(partNames)
 	.map(([name, about]) => `  ${name.padEnd(12)}${about}`)
 	.join("\n")}
-Without --only all of them are done; where a directory stands in for a machine, none.
+Without --only all of them are done; where a directory stands in, none.
 What became of the run is kept on the host, in /var/log/comfyume.`
 
 type Given = CommonOptions &
@@ -215,7 +215,7 @@ export async function planRestore(
 		const judged = first
 			? [neverBackedUp(here, all.filter(isSnapshot))]
 			: dated
-				? [backupsAreFresh(here, all.filter(isSnapshot), again)]
+				? [backupsAreFresh(here, all.filter(isSnapshot), again, options.allowUnverified === true)]
 				: []
 		const wanted = first ? snapshots.filter(({ kind }) => kind === "git") : snapshots
 		rows.push(
