@@ -54,6 +54,8 @@ trusted_chain() {
 		at=$(dirname -- "$at")
 	done
 }
+# Node is 127 MB: openssl reads it seven times as fast. NUL-separated names in, sums out.
+sums() { if command -v openssl >/dev/null; then xargs -0 openssl dgst -sha256 -r; else xargs -0 sha256sum; fi; }
 # $1 directory, $2 digest; says on stdout what is wrong
 verify() (
 	cd -- "$1" || exit 1
@@ -61,10 +63,11 @@ verify() (
 	[ -z "$strange" ] || { echo "$strange is not root's alone"; exit 1; }
 	[ -f SHA256SUMS ] || { echo "SHA256SUMS is missing"; exit 1; }
 	[ "$(sha256sum <SHA256SUMS | cut -c 1-64)" = "$2" ] || { echo "SHA256SUMS is another"; exit 1; }
-	wrong=$(sha256sum --check --strict --quiet SHA256SUMS 2>&1) || { echo "$wrong" | tr '\\n' ' '; exit 1; }
-	listed=$(cut -c 67- SHA256SUMS | LC_ALL=C sort)
-	there=$(find . -type f ! -path ./SHA256SUMS | cut -c 3- | LC_ALL=C sort)
-	[ "$listed" = "$there" ] || { echo "there are files that SHA256SUMS doesn't know"; exit 1; }
+	listed=$(LC_ALL=C sort SHA256SUMS)
+	there=$(find . -type f ! -path ./SHA256SUMS -print0 | sums | sed 's/^\\([0-9a-f]*\\) [ *]\\.[/]/\\1  /' | LC_ALL=C sort)
+	[ "$listed" = "$there" ] && exit 0
+	echo "not as SHA256SUMS has it: $(printf '%s\\n%s\\n' "$listed" "$there" | LC_ALL=C sort | uniq -u | cut -c 67- | sort -u | head -n 5 | tr '\\n' ' ')"
+	exit 1
 )
 `
 

@@ -132,10 +132,16 @@ export function hostKeysOnTheWire(
 async function wireFingerprints(host: LocalHost): Promise<string[]> {
 	const { stdout: settings } = await host.capture(command("sshd", "-T"))
 	const port = /^port (\d+)$/m.exec(settings)?.[1] ?? "22"
-	const scan = command("ssh-keyscan", "-T", "5", "-p", port, "127.0.0.1")
-	const { stdout } = await host.capture(scan, { allowedExitCodes: [1] })
-	return stdout
-		.split("\n")
+	// Side by side: each is a connection of its own.
+	const said = await Promise.all(
+		["rsa", "ecdsa", "ed25519"].map((type) =>
+			host.capture(command("ssh-keyscan", "-T", "5", "-t", type, "-p", port, "127.0.0.1"), {
+				allowedExitCodes: [1],
+			}),
+		),
+	)
+	return said
+		.flatMap(({ stdout }) => stdout.split("\n"))
 		.filter((line) => line !== "" && !line.startsWith("#"))
 		.map((line) => fingerprintOf(Buffer.from(line.split(" ")[2] ?? "", "base64")))
 		.sort()

@@ -136,11 +136,13 @@ describe("the release on a host", () => {
 		expect(await readdir(base)).toEqual([])
 	})
 
-	it("arrives on a host that has no zstd", async () => {
+	it("arrives on a host that has neither zstd nor openssl", async () => {
 		const bin = join(scratch, "bin")
 		await mkdir(bin)
 		const tools =
-			"sh id readlink stat dirname find sha256sum cut sort tr tar gzip mkdir mv rm sync uname".split(" ")
+			"sh id readlink stat dirname find xargs sha256sum sed cut sort uniq head tr tar gzip mkdir mv rm sync uname".split(
+				" ",
+			)
 		for (const tool of tools)
 			await symlink(execFileSync("which", [tool], { encoding: "utf8" }).trim(), join(bin, tool))
 		const { host } = counted({ PATH: bin })
