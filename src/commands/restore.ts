@@ -215,7 +215,7 @@ export async function planRestore(
 		const judged = first
 			? [neverBackedUp(here, all.filter(isSnapshot))]
 			: dated
-				? [backupsAreFresh(here, all.filter(isSnapshot), again, options.allowUnverified === true)]
+				? [backupsAreFresh(here, all.filter(isSnapshot), again)]
 				: []
 		const wanted = first ? snapshots.filter(({ kind }) => kind === "git") : snapshots
 		rows.push(

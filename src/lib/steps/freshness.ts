@@ -15,14 +15,12 @@ const freshnessStep = "backups-are-fresh"
  * The newest snapshot of any artifact is recent enough. Of any: what never changes (host keys) is rightly old, but a
  * server in use changes somewhere all the time.
  * @param artifacts all of the host's, also those that the run isn't about
- * @param allowUnverified backups of the older scripts are taken too, which this step doesn't look at
  * @param again the command to type with a date, once the operator has decided to take old data
  */
 export function backupsAreFresh(
 	context: StepContext,
 	artifacts: readonly SnapshotArtifact[],
 	again: string,
-	allowUnverified = false,
 ): Step {
 	const { environment, hostConfiguration, sources, spoken } = context
 	const wanted = {
@@ -31,33 +29,43 @@ export function backupsAreFresh(
 		spoken,
 		allowUnverified: false,
 	}
-	/** Of this host, and finished: only what has a sidecar counts. */
-	const newestOf = async (artifact: SnapshotArtifact): Promise<Date | undefined> => {
+	/** Of this host, and finished: only what has a sidecar counts as recent. */
+	const look = async (
+		artifact: SnapshotArtifact,
+		allowUnverified = false,
+	): Promise<{ listed: boolean; newest?: Date | undefined }> => {
 		try {
-			const candidates = await findCandidates(sourcesOf(context, artifact), artifact, wanted)
+			const asked = { ...wanted, allowUnverified }
+			const candidates = await findCandidates(sourcesOf(context, artifact), artifact, asked)
+			if (candidates.length === 0) return { listed: false }
 			const found = await newestSidecar(candidates, artifact, wanted)
-			return found?.candidate.name.takenAt
+			return { listed: true, newest: found?.candidate.name.takenAt }
 		} catch {
 			// The artifact's own step says what is wrong with it.
-			return undefined
+			return { listed: true }
 		}
+	}
+	/** Whoever has backups of the older scripts has been backed up. Whole buckets are listed for them, so asked last. */
+	const haveNoOlder = async () => {
+		const found = await Promise.all(artifacts.map((artifact) => look(artifact, true)))
+		return found.every(({ listed }) => !listed)
 	}
 	return {
 		id: freshnessStep,
 		title: "the backups are recent",
 		check: async () => {
-			const found = await Promise.all(artifacts.map((artifact) => newestOf(artifact)))
+			const found = await Promise.all(artifacts.map((artifact) => look(artifact)))
 			const newest = found
-				.flatMap((takenAt) => takenAt ?? [])
+				.flatMap(({ newest }) => newest ?? [])
 				.filter((takenAt) => takenAt.getTime() <= context.now().getTime() + clockToleranceMs)
 				.sort((a, b) => b.getTime() - a.getTime())[0]
 			if (sources.every(({ trouble }) => trouble !== undefined)) return satisfied("no source could be asked")
-			if (newest === undefined && !found.some((takenAt) => takenAt !== undefined)) {
-				// What can't be asked may have them, and older ones have no date that can be believed.
-				const answered = sources.filter(({ trouble }) => trouble === undefined)
-				if (allowUnverified || answered.length < sources.length) return satisfied("there are none to be old")
+			// One that can't be asked may have them.
+			const all = sources.every(({ trouble }) => trouble === undefined)
+			if (all && found.every(({ listed }) => !listed) && (await haveNoOlder())) {
+				const places = sources.map(labelOf)
 				throw new OperatorError(
-					`there is no backup of ${hostConfiguration.name}: ${answered.map(labelOf).join(" and ") || "no place"} ${answered.length > 1 ? "have" : "has"} nothing of it`,
+					`there is no backup of ${hostConfiguration.name}: ${places.join(" and ")} ${places.length > 1 ? "have" : "has"} nothing of it`,
 					{ hint: `${again} --first   # where it has never been backed up: new passwords, code from git` },
 				)
 			}
