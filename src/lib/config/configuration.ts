@@ -142,7 +142,7 @@ function resolveEnvironment(name: string, written: WrittenEnvironment, place: Pl
 		name,
 		...rest,
 		hosts: hosts.map((host) => resolveHost(host, place)),
-		...(share === undefined ? {} : { share: resolveShare(share, place) }),
+		...(share === undefined ? {} : { share: resolveShare(name, share, place) }),
 		...(scratch === undefined ? {} : { scratch }),
 		...(objectStore === undefined
 			? {}
@@ -178,17 +178,28 @@ function firewallRule(written: string): FirewallRule {
 	return { port: Number(port), protocol: protocol === "udp" ? "udp" : "tcp", limit: limit !== undefined }
 }
 
-function resolveShare(written: NonNullable<WrittenEnvironment["share"]>, place: Place): ShareConfiguration {
+function resolveShare(
+	environment: string,
+	written: NonNullable<WrittenEnvironment["share"]>,
+	place: Place,
+): ShareConfiguration {
 	const { filesystem, backups, models } = written
 	if (filesystem === "directory") {
 		const directory = expand(written.directory ?? "", place)
-		return { filesystem, directory, mountPoint: directory, backups, models }
+		return { environment, filesystem, directory, mountPoint: directory, backups, models }
 	}
 	const parsed = parseMountCommand(written.mount ?? "")
 	// `rules.ts` has refused every other form before.
 	if ("problem" in parsed)
 		throw new Error(`a mount command that was checked can't be parsed: ${parsed.problem.message}`)
-	return { filesystem, mount: parsed.command, mountPoint: parsed.command.target, backups, models }
+	return {
+		environment,
+		filesystem,
+		mount: parsed.command,
+		mountPoint: parsed.command.target,
+		backups,
+		models,
+	}
 }
 
 function resolveRepository(

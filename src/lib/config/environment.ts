@@ -433,6 +433,8 @@ export type HostConfiguration =
 	| (HostCommon & { connection: "directory"; directory: string })
 
 export type ShareConfiguration = {
+	/** Whose share it is: what the file ENVIRONMENT in its root must name. */
+	environment: string
 	/** Where the share's files are seen: the mount command's target, or the directory that stands in for it. */
 	mountPoint: string
 	/** Relative to the mount point. */

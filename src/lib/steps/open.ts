@@ -1,6 +1,6 @@
 // Opens what a run needs: configuration, secrets, the host it works on, and the places that hold snapshots. Decides
 // whether the work is done here or on a host elsewhere.
-import { stat } from "node:fs/promises"
+import { readFile, stat } from "node:fs/promises"
 import { hostname, userInfo } from "node:os"
 import { join } from "node:path"
 import { z } from "zod"
@@ -14,7 +14,8 @@ import {
 } from "../config/configuration.ts"
 import type { BucketConfiguration, Environment, HostConfiguration } from "../config/environment.ts"
 import { loadSecrets, type Secrets, secretsFromPayload } from "../config/secrets.ts"
-import { exitCodes, OperatorError } from "../errors.ts"
+import { codeOf, exitCodes, OperatorError, systemError } from "../errors.ts"
+import { readSentinel, sentinelName } from "../formats/share-sentinel.ts"
 import { command, quoteForShell } from "../host/command.ts"
 import { readOnlyHost } from "../host/host.ts"
 import { keyringReader } from "../host/keyring.ts"
@@ -392,8 +393,49 @@ function openShareLock(
 	})
 }
 
-/** An unmounted share is an empty directory on the root disk: read, it has lost everything; written, it fills the disk. */
+/**
+ * The share is mounted, and it is a volume of this environment: what every run asks before it reads or writes there.
+ * @throws {OperatorError} (4) where it isn't mounted, (8) where it is another volume or another environment's
+ */
 export async function requireMounted(
+	host: LocalHost,
+	share: Share,
+	mountPoint: string = shareDirectory(host, share)[0],
+): Promise<void> {
+	await requireMountPoint(host, share, mountPoint)
+	// A share without the file is an older one's, or a new one: the step `share-sentinel` decides.
+	await readShareSentinel(share, mountPoint)
+}
+
+/**
+ * The environments that the file ENVIRONMENT in the share's root names; undefined where there is no such file.
+ * @throws {OperatorError} (8) when this environment is not one of them
+ */
+export async function readShareSentinel(share: Share, mountPoint: string): Promise<string[] | undefined> {
+	const file = join(mountPoint, sentinelName)
+	const text = await readFile(file, "utf8").catch((error: unknown) => {
+		if (codeOf(error) === "ENOENT") return undefined
+		throw systemError(error, `reading ${file}`)
+	})
+	if (text === undefined) return undefined
+	const named = readSentinel(text)
+	if (named.includes(share.environment)) return named
+	throw new OperatorError(
+		named.length === 0
+			? `${file} names no environment, and this share is to serve ${share.environment}`
+			: `the share at ${mountPoint} is for ${named.join(" and ")}, not for ${share.environment}: ${file} says so`,
+		{
+			exitCode: exitCodes.refusedByGuard,
+			hint: `cat ${file}; compare share.mount in comfyume.yaml with the console`,
+		},
+	)
+}
+
+/**
+ * An unmounted share is an empty directory on the root disk: read, it has lost everything; written, it fills the disk.
+ * @throws {OperatorError} (4) where nothing is mounted, (8) where it is something else
+ */
+export async function requireMountPoint(
 	host: LocalHost,
 	share: Share,
 	mountPoint: string = shareDirectory(host, share)[0],

@@ -27,17 +27,23 @@ const leastCompose = [2, 20, 3] as const
 
 /** Docker answers, and knows all that the compose files ask of it. */
 export const dockerAnswers = (docker: Docker): Step =>
-	precondition("docker", "Docker", async (): Promise<Finding> => {
-		const { version, composeVersion } = await docker.engine()
-		if (Number.parseInt(version, 10) < leastEngine)
-			throw tooOld(`Docker Engine is ${version}, and ${leastEngine} is needed`, "docker-ce")
-		if (isOlder(composeVersion, leastCompose))
-			throw tooOld(
-				`docker compose is ${composeVersion}, and ${leastCompose.join(".")} is needed`,
-				"docker-compose-plugin",
-			)
-		return satisfied(`Engine ${version}, compose ${composeVersion}`)
-	})
+	precondition("docker", "Docker", async (): Promise<Finding> => satisfied(await requireEngine(docker)))
+
+/**
+ * What answers, in words.
+ * @throws {OperatorError} (4) when nothing does, (3) when it is too old for the compose files
+ */
+export async function requireEngine(docker: Docker): Promise<string> {
+	const { version, composeVersion } = await docker.engine()
+	if (Number.parseInt(version, 10) < leastEngine)
+		throw tooOld(`Docker Engine is ${version}, and ${leastEngine} is needed`, "docker-ce")
+	if (isOlder(composeVersion, leastCompose))
+		throw tooOld(
+			`docker compose is ${composeVersion}, and ${leastCompose.join(".")} is needed`,
+			"docker-compose-plugin",
+		)
+	return `Engine ${version}, compose ${composeVersion}`
+}
 
 const tooOld = (message: string, name: string) =>
 	new OperatorError(`${message}: the health checks' start_interval`, {
