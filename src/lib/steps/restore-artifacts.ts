@@ -15,9 +15,9 @@ import {
 	tailscaleIsFree,
 	tailscaleIsUp,
 } from "./identity.ts"
+import { platformUser } from "./machine/user.ts"
 import { restoreArchive } from "./restore-archive.ts"
 import { restoreImage } from "./restore-image.ts"
-import { platformUser } from "./user.ts"
 
 export type ArtifactOptions = {
 	from?: readonly (SourceName | "git")[]

@@ -1,0 +1,117 @@
+// The firewall lets in exactly what the configuration says. Rules are added before it is switched on, what is too many
+// goes last, and nothing is ever reset: whoever works over SSH stays connected. Docker publishes its ports past ufw, in a
+// chain of its own; the stack publishes only nginx's.
+import type { FirewallRule } from "../../config/environment.ts"
+import { exitCodes, OperatorError } from "../../errors.ts"
+import { readUfwAdded, readUfwStatus, type UfwRule } from "../../formats/ufw.ts"
+import { command } from "../../host/command.ts"
+import type { LocalHost } from "../../host/local.ts"
+import { type Finding, needed, type Step, satisfied } from "../../plan/step.ts"
+import type { StepContext } from "../context.ts"
+
+const unit = "ufw"
+const settings = "/etc/ufw/ufw.conf"
+
+/** ufw is on, also after a boot, and its rules are those of the host's configuration: no more, no less. */
+export function firewallIsExact({ host, hostConfiguration }: StepContext): Step {
+	const wanted = hostConfiguration.firewall
+	return {
+		id: "firewall",
+		title: "the firewall lets in exactly what it should",
+		check: async (): Promise<Finding> => {
+			if (host.standIn) return satisfied("a directory stands in for the machine: it has no firewall")
+			const { wrong } = await look(host, wanted)
+			if (wrong.length > 0) return needed(wrong.join("; "), "ufw status verbose")
+			return satisfied(`active: ${wanted.map(inWords).join(", ")}, and nothing else`)
+		},
+		apply: async () => {
+			await requireSsh(host, wanted)
+			const { missing, incoming } = await look(host, wanted)
+			// An allow that is to be a limit is changed in place, and the other way round.
+			for (const rule of missing) await ufw(host, wordsOf(rule))
+			if (incoming !== "deny") await ufw(host, ["default", "deny", "incoming"])
+			await ufw(host, ["--force", "enable"])
+			await host.execute(command("systemctl", "enable", unit))
+			for (const rule of (await look(host, wanted)).extra) await ufw(host, ["--force", "delete", ...rule])
+			// What is in force may be older than what is configured.
+			if ((await look(host, wanted)).wrong.length > 0) await ufw(host, ["reload"])
+		},
+	}
+}
+
+const inWords = ({ port, protocol, limit }: FirewallRule) => `${port}/${protocol}${limit ? " limited" : ""}`
+const wordsOf = ({ port, protocol, limit }: FirewallRule): UfwRule => [
+	limit ? "limit" : "allow",
+	`${port}/${protocol}`,
+]
+
+const ufw = (host: LocalHost, words: readonly string[]) => host.execute(command("ufw", ...words))
+
+type Look = {
+	missing: readonly FirewallRule[]
+	extra: readonly UfwRule[]
+	incoming: string | undefined
+	/** In the operator's words; empty when all is right. */
+	wrong: readonly string[]
+}
+
+async function look(host: LocalHost, wanted: readonly FirewallRule[]): Promise<Look> {
+	const [added, said, conf, atBoot] = await Promise.all([
+		host.capture(command("ufw", "show", "added")),
+		host.capture(command("ufw", "status", "verbose")),
+		host.read(settings),
+		host.test(command("systemctl", "is-enabled", "--quiet", unit)),
+	])
+	const rules = readUfwAdded(added.stdout)
+	const { active, incoming, rows } = readUfwStatus(said.stdout)
+	const isThere = (rule: FirewallRule) => rules.some((words) => same(words, wordsOf(rule)))
+	const missing = wanted.filter((rule) => !isThere(rule))
+	const extra = rules.filter((words) => !wanted.some((rule) => same(words, wordsOf(rule))))
+	const enabled = /^ENABLED=yes$/m.test(conf?.toString() ?? "") && atBoot
+	const strange = rows.filter((row) => !wanted.some((rule) => isRowOf(row, rule)))
+	const silent = wanted.filter((rule) => !rows.some((row) => isRowOf(row, rule)))
+	const inForce = [
+		...silent.filter(isThere).map((rule) => `${inWords(rule)} is configured and not in force`),
+		...(extra.length === 0 ? strange : []).map(
+			({ to, action, from }) => `${to} ${action} ${from} is in force`,
+		),
+	]
+	return {
+		...{ missing, extra, incoming: active ? incoming : undefined },
+		wrong: [
+			...(active ? [] : ["ufw is not active"]),
+			...(active && !enabled ? ["ufw would be off after a reboot"] : []),
+			...(active && incoming !== "deny"
+				? [`what no rule is about is let in (${incoming ?? "unknown"})`]
+				: []),
+			...missing.map((rule) => `${inWords(rule)} is not let in as it should be`),
+			...extra.map((words) => `\`ufw ${words.join(" ")}\` is not in comfyume.yaml`),
+			...(active ? inForce : []),
+		],
+	}
+}
+
+const same = (one: UfwRule, other: UfwRule) =>
+	one.length === other.length && one.every((word, index) => word === other[index])
+
+function isRowOf(row: { to: string; action: string; from: string }, { port, protocol, limit }: FirewallRule) {
+	const place = `${port}/${protocol}`
+	const action = limit ? "LIMIT IN" : "ALLOW IN"
+	if (row.action !== action) return false
+	return (
+		(row.to === place && row.from === "Anywhere") ||
+		(row.to === `${place} (v6)` && row.from === "Anywhere (v6)")
+	)
+}
+
+/** @throws {OperatorError} (8) when the rules would shut out SSH */
+async function requireSsh(host: LocalHost, wanted: readonly FirewallRule[]): Promise<void> {
+	const { stdout } = await host.capture(command("sshd", "-T"))
+	const ports = [...stdout.matchAll(/^port (\d+)$/gm)].map(([, port]) => Number(port))
+	const lets = (port: number) => wanted.some((rule) => rule.port === port && rule.protocol === "tcp")
+	if (ports.length === 0 || ports.some(lets)) return
+	throw new OperatorError(
+		`sshd on ${host.name} listens on ${ports.join(", ")}, and the firewall of comfyume.yaml would shut it out`,
+		{ exitCode: exitCodes.refusedByGuard, hint: `add "${ports[0]}/tcp limit" to the host's firewall` },
+	)
+}
