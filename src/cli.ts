@@ -88,6 +88,10 @@ const commands: Readonly<
 		summary: "check and show the configuration",
 		load: () => import("./commands/config.ts"),
 	},
+	secrets: {
+		summary: "say which secrets are here, and load them into the keyring",
+		load: () => import("./commands/secrets.ts"),
+	},
 	host: {
 		summary: "trust a host's key",
 		load: () => import("./commands/host.ts"),

@@ -38,6 +38,21 @@ export function keyringReader(host: Host): SecretReader {
 	}
 }
 
+/** Whether the keyring has a secret of this name; it isn't read. */
+export const keyringHolds = (host: Host, name: string): Promise<boolean> =>
+	host.test(command("keyctl", "search", "@u", "user", `comfyume:${name}`))
+
+// All for who possesses it; view, read and search for other processes of the same user, as a timer's run is one.
+const permissions = "0x3f0b0000"
+
+/** Puts a secret there, in place of an older one. Its value goes by stdin. */
+export async function putIntoKeyring(host: Host, name: string, secret: Secret): Promise<void> {
+	const { stdout } = await host.execute(command("keyctl", "padd", "user", `comfyume:${name}`, "@u"), {
+		stdin: secret.reveal(),
+	})
+	await host.execute(command("keyctl", "setperm", stdout.trim(), permissions))
+}
+
 function unreadable(host: Host, description: string, stderr: string): OperatorError {
 	return new OperatorError(
 		`the key ${description} in the keyring of ${host.name} can't be read: ${stderr.trim()}`,

@@ -7,7 +7,7 @@ import { fingerprintOf } from "../host/known-hosts.ts"
 import type { LocalHost } from "../host/local.ts"
 import { needed, type Step, satisfied } from "../plan/step.ts"
 import type { Twin } from "../tailscale/tailnet.ts"
-import { readAddress, startTailscale, stopTailscale } from "../tailscale/tailscale.ts"
+import { isConnected, readAddress, runsSsh, startTailscale, stopTailscale } from "../tailscale/tailscale.ts"
 import type { StepContext } from "./context.ts"
 import { type RestoreArchiveOptions, restoreArchive } from "./restore-archive.ts"
 
@@ -58,17 +58,28 @@ export function restoreTailscaleIdentity(
 }
 
 /** The daemon runs, as who the machine was. Must never be touched before the identity is in place. */
-export function tailscaleIsUp({ host }: StepContext, expected: string, requires: readonly string[]): Step {
+export function tailscaleIsUp(
+	{ host, signal }: StepContext,
+	expected: string,
+	requires: readonly string[],
+): Step {
 	return {
 		id: "tailscale-is-up",
 		title: `Tailscale is up as ${expected}`,
 		requires,
 		check: async () => {
-			const address = await readAddress(host)
-			if (address === expected) return satisfied(`tailscale ip -4 answers ${address}`)
-			return needed(address === undefined ? "it is not running" : `it is up as ${address}`)
+			const [address, connected, ssh] = await Promise.all([
+				readAddress(host),
+				isConnected(host),
+				runsSsh(host),
+			])
+			if (address !== expected)
+				return needed(address === undefined ? "it is not running" : `it is up as ${address}`)
+			if (!connected) return needed(`it has the address ${address}, and is not connected`)
+			if (ssh === true) return needed(`it answers SSH in sshd's place`)
+			return satisfied(`tailscale ip -4 answers ${address}`)
 		},
-		apply: () => startTailscale(host, expected),
+		apply: (report) => startTailscale(host, expected, { say: report.note, signal }),
 	}
 }
 

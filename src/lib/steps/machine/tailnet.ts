@@ -1,0 +1,37 @@
+// A machine that has no identity to come back: it joins the tailnet as a new one.
+import { needed, type Step, satisfied } from "../../plan/step.ts"
+import type { Secret } from "../../secret.ts"
+import { isConnected, joinTailnet, readAddress, runsSsh } from "../../tailscale/tailscale.ts"
+import type { StepContext } from "../context.ts"
+
+// Memory, gone with a reboot whatever happens.
+const keyFile = "/run/comfyume-tailscale-key"
+
+/**
+ * It is connected, as whoever; by the key (TAILSCALE_AUTH_KEY), or by a login that is shown and waited for. Which address
+ * it got is told: from then on it is the machine's identity.
+ */
+export function tailnetIsJoined(
+	{ host, hostConfiguration, signal }: StepContext,
+	authKey: Secret | undefined,
+): Step {
+	return {
+		id: "tailscale-is-up",
+		title: "the machine is in the tailnet",
+		check: async (report) => {
+			const [address, connected, ssh] = await Promise.all([
+				readAddress(host),
+				isConnected(host),
+				runsSsh(host),
+			])
+			if (!connected || address === undefined) return needed("it is in no tailnet")
+			if (ssh === true) return needed("Tailscale answers SSH in sshd's place")
+			if (hostConfiguration.tailscaleAddress === undefined)
+				report.note(
+					`its address is ${address}: write tailscaleAddress: ${address} into comfyume.yaml, and its identity is backed up and comes back`,
+				)
+			return satisfied(`tailscale ip -4 answers ${address}`)
+		},
+		apply: (report) => joinTailnet(host, authKey, keyFile, { say: report.note, signal }),
+	}
+}
