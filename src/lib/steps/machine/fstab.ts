@@ -54,7 +54,7 @@ export async function refuseHidden(host: LocalHost, target: string, what: string
 	const more = names.length > 5 ? ` and ${names.length - 5} more` : ""
 	const aside = `${target.replace(/\/+$/, "")}.on-the-root-disk`
 	throw new OperatorError(
-		`${what} is not mounted at ${target}, and ${shown}${more} lie there on the root disk: mounting would hide them`,
+		`${what} is not mounted at ${target}, and ${shown}${more} ${names.length === 1 ? "lies" : "lie"} there on the root disk: mounting would hide them`,
 		{
 			exitCode: exitCodes.refusedByGuard,
 			hint: `mv ${quoteForShell(target)} ${quoteForShell(aside)}   # and look at it once ${what} is mounted`,

@@ -160,10 +160,12 @@ export function scratchDirectories({ host, environment }: StepContext): Step {
 	return {
 		id: "scratch-directories",
 		title: "the scratch disk's directories",
+		requires: ["scratch"],
 		check: async (): Promise<Finding> => {
 			if (scratch === undefined) return satisfied(nothingConfigured)
 			if (host.standIn) return satisfied("a directory stands in for the machine: it has no scratch disk")
-			await requireScratch(host, scratch)
+			if (!(await isMounted(host, scratch)))
+				return needed(`the scratch disk is not mounted at ${scratch.path} yet`)
 			const wanted = wantedOn(scratch)
 			const problems = await lookAtDirectories(host, wanted)
 			return problems.length === 0

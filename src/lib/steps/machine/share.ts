@@ -87,6 +87,7 @@ export function shareIsMounted(context: StepContext): Step {
 	return {
 		id: "share",
 		title: "the share is mounted",
+		requires: ["share-reachable"],
 		check: async (): Promise<Finding> => {
 			if (share === undefined) return satisfied(nothingConfigured)
 			if (share.filesystem === "directory") {
@@ -134,6 +135,9 @@ async function isMounted(host: LocalHost, share: ShareConfiguration): Promise<bo
 	}
 }
 
+// In a dry run an earlier step would mount it; else applying says that it isn't.
+const notYet = ({ mountPoint }: ShareConfiguration) => needed(`the share is not mounted at ${mountPoint} yet`)
+
 /** `nofail`: a machine whose share is away must boot all the same, or nobody can look. Pure. */
 export function entryOf(mount: MountCommand): FstabEntry {
 	const bind = mount.filesystem === "bind"
@@ -154,9 +158,10 @@ export function shareIsOurs({ host, environment, spoken }: StepContext): Step {
 	return {
 		id: "share-sentinel",
 		title: `the share is one of ${name}`,
+		requires: ["share"],
 		check: async (): Promise<Finding> => {
 			if (share === undefined) return satisfied(nothingConfigured)
-			await requireMountPoint(host, share)
+			if (!(await isMounted(host, share))) return notYet(share)
 			const [mountPoint] = shareDirectory(host, share)
 			const named = await readShareSentinel(share, mountPoint)
 			if (named !== undefined) return satisfied(`${sentinelName} names ${named.join(" and ")}`)
@@ -239,8 +244,10 @@ export function shareDirectories({ host, environment }: StepContext): Step {
 	return {
 		id: "share-directories",
 		title: "the share's directories",
+		requires: ["share-sentinel"],
 		check: async (): Promise<Finding> => {
 			if (share === undefined) return satisfied(nothingConfigured)
+			if (!(await isMounted(host, share))) return notYet(share)
 			await requireMounted(host, share)
 			const wanted = wantedOn(share)
 			const problems = await lookAtDirectories(host, wanted)

@@ -1,0 +1,91 @@
+// Runs steps about a machine on the machine itself, by the real runner: a test starts it inside an instance. Reads what
+// to do from stdin, writes the runner's events to stdout.
+import { text } from "node:stream/consumers"
+import { parseConfiguration } from "../../src/lib/config/configuration.ts"
+import { readOnlyHost } from "../../src/lib/host/host.ts"
+import { localHost } from "../../src/lib/host/local.ts"
+import { jsonReporter } from "../../src/lib/plan/reporters/json.ts"
+import { runPlan } from "../../src/lib/plan/run.ts"
+import type { Step } from "../../src/lib/plan/step.ts"
+import { Secret } from "../../src/lib/secret.ts"
+import type { StepContext } from "../../src/lib/steps/context.ts"
+import { operatorsAreIn, operatorsReachUser } from "../../src/lib/steps/machine/access.ts"
+import { dockerIsThere } from "../../src/lib/steps/machine/docker.ts"
+import { packagesAreThere } from "../../src/lib/steps/machine/packages.ts"
+import { scratchDirectories, scratchIsMounted } from "../../src/lib/steps/machine/scratch.ts"
+import {
+	shareDirectories,
+	shareIsMounted,
+	shareIsOurs,
+	shareIsReachable,
+} from "../../src/lib/steps/machine/share.ts"
+import { ubuntuProIsAttached } from "../../src/lib/steps/machine/ubuntu-pro.ts"
+
+export type MachineRun = {
+	/** comfyume.yaml, with one environment in it. */
+	configuration: string
+	/** Ids, in their order. */
+	steps: readonly string[]
+	mode: "dry-run" | "verify" | "apply"
+	formatScratch?: string
+	token?: string
+	lockWaitMs?: number
+	sharePort?: number
+}
+
+const run = JSON.parse(await text(process.stdin)) as MachineRun
+const [environment] = Object.values(
+	parseConfiguration(run.configuration, "/etc/comfyume/comfyume.yaml").environments,
+)
+const [hostConfiguration] = environment?.hosts ?? []
+if (environment === undefined || hostConfiguration === undefined)
+	throw new Error("no environment with a host")
+
+const { signal } = new AbortController()
+const machine = localHost({ name: hostConfiguration.name, environment: process.env, signal })
+const host = run.mode === "apply" ? machine : readOnlyHost(machine)
+const context = {
+	...{ environment, hostConfiguration, host, signal, spoken: `--env ${environment.name}` },
+	now: () => new Date(),
+} as StepContext
+
+const steps: Readonly<Record<string, () => Step>> = {
+	access: () => operatorsAreIn(context),
+	"user-access": () => operatorsReachUser(context),
+	packages: () =>
+		packagesAreThere(context, run.lockWaitMs === undefined ? {} : { lockWaitMs: run.lockWaitMs }),
+	docker: () => dockerIsThere(context),
+	"ubuntu-pro-attached": () =>
+		ubuntuProIsAttached(context, run.token === undefined ? undefined : new Secret(run.token)),
+	"share-reachable": () =>
+		shareIsReachable(context, run.sharePort === undefined ? {} : { port: run.sharePort }),
+	share: () => shareIsMounted(context),
+	"share-sentinel": () => shareIsOurs(context),
+	"share-directories": () => shareDirectories(context),
+	scratch: () => scratchIsMounted(context, run.formatScratch),
+	"scratch-directories": () => scratchDirectories(context),
+}
+
+const { exitCode } = await runPlan(
+	{
+		command: "machine",
+		environment: environment.name,
+		host: host.name,
+		place: host.place,
+		steps: run.steps.map((id) => {
+			const step = steps[id]
+			if (step === undefined) throw new Error(`no step ${id}`)
+			const made = step()
+			// A step alone shows what it asks by itself.
+			return { ...made, requires: (made.requires ?? []).filter((before) => run.steps.includes(before)) }
+		}),
+	},
+	{
+		dryRun: run.mode === "dry-run",
+		checksOnly: run.mode === "verify",
+		now: () => new Date(),
+		signal,
+		reporter: jsonReporter({ out: (line) => void process.stdout.write(line) }),
+	},
+)
+process.exitCode = exitCode
