@@ -48,6 +48,10 @@ const commands: Readonly<
 		summary: "check, measure and export the manifest of models",
 		load: () => import("./commands/manifest.ts"),
 	},
+	verify: {
+		summary: "say line by line whether a server is really back",
+		load: () => import("./commands/verify.ts"),
+	},
 	start: {
 		summary: "start the stack, and wait until all of it is healthy",
 		load: () => import("./commands/start.ts"),

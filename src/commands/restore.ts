@@ -14,6 +14,7 @@ import { manifestIn, modelManifest, namedManifest, shareTarget } from "../lib/st
 import { once } from "../lib/steps/open.ts"
 import { artifactSteps, isSnapshot } from "../lib/steps/restore-artifacts.ts"
 import { restoreFiles } from "../lib/steps/restore-files.ts"
+import { machineAfter, machineFirst, machineLast } from "../lib/steps/restore-machine.ts"
 import { restoreModels } from "../lib/steps/restore-models.ts"
 import {
 	argvOf,
@@ -23,7 +24,7 @@ import {
 	type RestoreOptions,
 	type RestoreRun,
 } from "../lib/steps/restore-options.ts"
-import { stackFiles, stackStart } from "../lib/steps/restore-stack.ts"
+import { stackFiles, stackStart, timerSteps } from "../lib/steps/restore-stack.ts"
 import {
 	type CommonOptions,
 	commonOptions,
@@ -195,6 +196,7 @@ export async function planRestore(
 	const rows: (() => readonly SummaryRow[])[] = []
 	const opened = once(async () => ({ ...context, ...(await context.openSources()) }))
 	const first = options.first === true
+	const machine = parts.has("machine")
 
 	/** What comes from snapshots, from git, and of the models what is missing. */
 	const fromBackups = async (): Promise<Following> => {
@@ -229,7 +231,9 @@ export async function planRestore(
 				...artifactSteps(here, wanted, {
 					...options,
 					...{ twin: run.twin, again, requires: judged.map(({ id }) => id) },
+					...(machine ? { withUser: true, after: machineAfter(here) } : {}),
 				}),
+				...(machine ? machineLast(here, run) : []),
 				...(models?.steps ?? []),
 			],
 		}
@@ -239,9 +243,12 @@ export async function planRestore(
 	return {
 		...{ command: "restore", environment: environment.name, host: hostConfiguration.name, place },
 		...(await inTurn([
+			// The share is mounted before the places of backups are opened.
+			...ifWanted("machine", async () => ({ steps: machineFirst(context, run, options) })),
 			fromBackups,
 			...ifWanted("containers", () => stackFiles(context, { run, first, again, requires })),
 			...ifWanted("containers", () => stackStart(context, { run, requires })),
+			...ifWanted("timers", async () => ({ steps: timerSteps(context, { machine }) })),
 		])),
 		summary: () => rows.flatMap((of) => of()),
 		next: ({ exitCode, dryRun }) => {

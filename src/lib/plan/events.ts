@@ -251,7 +251,10 @@ const bodySchema = z.discriminatedUnion("event", [
 		event: z.literal("step"),
 		step: z.string(),
 		outcome: outcomeSchema,
+		/** What was found, or what kept it from being looked at. */
 		because: z.string(),
+		/** Of a line of a checklist: what was asked; `because` is the answer. */
+		asked: z.string().optional(),
 		hint: z.string().optional(),
 		durationMs: z.number(),
 	}),

@@ -75,6 +75,7 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 			step: step.id,
 			outcome: result.outcome,
 			because: result.because,
+			...(step.asked === undefined ? {} : { asked: step.asked }),
 			...(result.hint === undefined ? {} : { hint: result.hint }),
 			durationMs: now().getTime() - stepStartedAt,
 		})

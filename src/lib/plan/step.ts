@@ -58,6 +58,8 @@ export type Step = {
 	/** Unique in its plan; what `--only` and `--json` call it. */
 	id: string
 	title: string
+	/** What its check asks, as an operator would by hand; for a checklist, in which the finding is the answer. */
+	asked?: string
 	/** Steps that must be satisfied before this one is touched. A step without them goes on when others failed. */
 	requires?: readonly string[]
 	/** Steps of different lanes run side by side (lanes.ts). Without one, a step waits for all before it. */

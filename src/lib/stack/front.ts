@@ -2,6 +2,7 @@
 import { request } from "node:https"
 import type { TLSSocket } from "node:tls"
 import { messageOf } from "../errors.ts"
+import type { Secret } from "../secret.ts"
 
 export type DoorAnswer = {
 	status: number
@@ -22,6 +23,8 @@ export type DoorRequest = {
 	signal: AbortSignal
 	/** 5000 without it. */
 	timeoutMs?: number
+	/** Whose name and password go along. */
+	as?: { name: string; password: Secret }
 }
 
 /**
@@ -34,6 +37,7 @@ export function askDoor({
 	path,
 	signal,
 	timeoutMs = 5000,
+	as,
 }: DoorRequest): Promise<DoorAnswer | string> {
 	return new Promise((resolve) => {
 		const asked = request(
@@ -42,7 +46,10 @@ export function askDoor({
 				port,
 				path,
 				servername: domain,
-				headers: { host: port === 443 ? domain : `${domain}:${port}` },
+				headers: {
+					host: port === 443 ? domain : `${domain}:${port}`,
+					...(as === undefined ? {} : { authorization: basic(as) }),
+				},
 				rejectUnauthorized: false,
 				agent: false,
 				signal: AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]),
@@ -70,6 +77,9 @@ export function askDoor({
 		asked.end()
 	})
 }
+
+const basic = ({ name, password }: { name: string; password: Secret }) =>
+	`Basic ${Buffer.from(`${name}:${password.reveal()}`).toString("base64")}`
 
 /** Whether `/health/ping` is answered as nginx answers it. Undefined when it is, else why not. */
 export async function whyShut(asked: Omit<DoorRequest, "path">): Promise<string | undefined> {

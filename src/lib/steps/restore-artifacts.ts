@@ -31,7 +31,9 @@ export type ArtifactOptions = {
 	/** Steps of the part before that all of these require. */
 	requires: readonly string[]
 	/** What follows an artifact by its name: that the firewall it configures is on, say. */
-	after?: (artifact: string) => readonly Step[]
+	after?: ReadonlyMap<string, Step>
+	/** The platform's user is there, also where no artifact needs it. */
+	withUser?: boolean
 }
 
 export const isSnapshot = (artifact: Artifact): artifact is SnapshotArtifact => artifact.kind !== "models"
@@ -46,7 +48,8 @@ export function artifactSteps(
 	const gitAllowed = options.from === undefined || options.from.includes("git")
 	const dated = options.at === undefined ? {} : { at: options.at }
 	const archive = { ...dated, allowUnverified: options.allowUnverified === true }
-	const needsUser = artifacts.some(({ name }) => !identityArtifacts.includes(name)) && !host.standIn
+	const isOthers = ({ name }: SnapshotArtifact) => !identityArtifacts.includes(name)
+	const needsUser = options.withUser === true || (artifacts.some(isOthers) && !host.standIn)
 
 	const { requires: fresh } = options
 	const user = needsUser ? [platformUser(context)] : []
@@ -81,12 +84,16 @@ export function artifactSteps(
 		}
 	}
 	const identity = artifacts.filter(({ name }) => identityArtifacts.includes(name))
-	const others = artifacts.filter(({ name }) => !identityArtifacts.includes(name))
-	const withFollowers = (artifact: SnapshotArtifact) => [
-		...stepsOf(artifact),
-		...(options.after?.(artifact.name) ?? []),
-	]
-	return [...identity.flatMap(withFollowers), ...user, ...others.flatMap(withFollowers)]
+	const others = artifacts.filter(isOthers)
+	const after = new Map(options.after)
+	const withFollower = (artifact: SnapshotArtifact) => {
+		const follower = after.get(artifact.name)
+		after.delete(artifact.name)
+		return [...stepsOf(artifact), ...(follower === undefined ? [] : [follower])]
+	}
+	const steps = [...identity.flatMap(withFollower), ...user, ...others.flatMap(withFollower)]
+	// Also where nothing of it came from a backup.
+	return [...steps, ...after.values()]
 }
 
 const identityArtifacts: readonly string[] = [tailscaleIdentity, "ssh-host-keys"]

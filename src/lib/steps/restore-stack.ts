@@ -2,13 +2,15 @@
 // the timers. Images that no snapshot brought are built.
 import { stackOf } from "../config/environment.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
-import { type Following, within } from "../plan/step.ts"
+import { type Following, type Step, within } from "../plan/step.ts"
 import { files } from "../stack/description.ts"
 import type { StepContext } from "./context.ts"
 import type { RestoreRun } from "./restore-options.ts"
 import { openStack } from "./stack.ts"
 import { planUsers } from "./stack-files.ts"
 import { planStart, revisionOf } from "./stack-start.ts"
+import { backupTimers, certificatesTimer } from "./timer-files.ts"
+import { runsFindAll, timerStep } from "./timers.ts"
 
 /** What this part's steps are called by: `stack/files`, `stack/redis`. */
 const part = "stack"
@@ -82,4 +84,16 @@ export async function stackStart(
 		},
 	})
 	return { steps: within(`${part}/start`, start.steps, [`${part}/files`, ...requires]) }
+}
+
+/** Backups come by themselves, and so does the certificate where an authority issues it. */
+export function timerSteps(context: StepContext, { machine }: { machine: boolean }): Step[] {
+	const { source } = stackOf(context.environment).certificates
+	const timers = [...backupTimers, ...(source === "acme" ? [certificatesTimer] : [])]
+	// What its runs need was put there by the part before.
+	const requires = machine ? ["program", "configuration", "secrets"] : []
+	return [
+		{ ...runsFindAll(context), requires },
+		...timers.map((timer) => timerStep(context, timer, ["runs"])),
+	]
 }

@@ -42,7 +42,8 @@ const checkOnly = (id: string, title: string, check: Step["check"]): Step => ({
 	apply: () => Promise.reject(new Error("status changes nothing")),
 })
 
-const containersStep = (context: StepContext, open: OpenStack): Step =>
+/** Every container is as it should be. Only looks. */
+export const containersStep = (context: StepContext, open: OpenStack): Step =>
 	checkOnly("containers", "Containers", async (report): Promise<Finding> => {
 		// A GPU worker is expected where there is one.
 		const all = servicesOf(open.stack, { gpu: true })

@@ -13,6 +13,7 @@ import type {
 	Outcome,
 	TimerFacts,
 } from "../events.ts"
+import { type ChecklistLine, checklistTable } from "./checklist.ts"
 import { containersTable } from "./containers.ts"
 import { drillsTable } from "./drills.ts"
 import { fileSystemsTable, timersTable } from "./host.ts"
@@ -43,6 +44,7 @@ const columns = [
 export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean }): Closing {
 	const titles = new Map<string, string>()
 	const failures: StepEvent[] = []
+	const checklist: ChecklistLine[] = []
 	const planned = new Set<string>()
 	const errors: ErrorEvent[] = []
 	const models: ModelFacts[] = []
@@ -70,10 +72,18 @@ export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean })
 		if (hint !== undefined) talk(`  try: ${printable(hint)}`)
 	}
 
+	/** They come in any order, being asked side by side. */
+	const inOrder = (lines: readonly ChecklistLine[]) => {
+		const places = new Map([...titles.keys()].map((id, index) => [id, index]))
+		return lines.toSorted((a, b) => (places.get(a.step) ?? 0) - (places.get(b.step) ?? 0))
+	}
+
 	return {
 		event(event) {
 			if (event.event === "plan" || event.event === "steps")
 				for (const { id, title } of event.steps) titles.set(id, printable(title))
+			if (event.event === "step" && event.asked !== undefined)
+				checklist.push({ ...event, asked: event.asked })
 			if (event.event === "step" && isFailure(event.outcome)) failures.push(event)
 			if (event.event === "step" && event.outcome === "planned") planned.add(event.step)
 			if (event.event === "model") models.push(event)
@@ -105,6 +115,7 @@ export function createClosing(terminal: Terminal, { quiet }: { quiet: boolean })
 				// What restores and heals says the same in its own table.
 				(end?.summary.length ?? 0) === 0 && models.length > 0 ? modelsTable(models, width()) : [],
 				(end?.summary.length ?? 0) === 0 && drills.length > 0 ? drillsTable(drills, width()) : [],
+				checklist.length > 0 ? checklistTable(inOrder(checklist), width()) : [],
 				containers.length > 0 ? containersTable(containers, endedAt, width()) : [],
 				timers.length > 0 ? timersTable(timers, endedAt, width()) : [],
 				fileSystems.length > 0 ? fileSystemsTable(fileSystems, width()) : [],
