@@ -27,10 +27,12 @@ type VerifyOptions = CommonOptions & {
 }
 
 const moreHelp = `
-A line says what was asked and what was answered. What follows from another line's fault waits
-for that one (BLOCKED). Parts that a rehearsal has in place of the real ones are called stand-in.
+A line says what was asked and what was answered. What follows from another
+line's fault waits for that one (BLOCKED). What a rehearsal has in place of the
+real thing is called stand-in.
 
-With --json one event per line; of "event": "step", "asked" and "because" are question and answer.`
+With --json one event per line; of "event": "step", "asked" and "because" are
+question and answer.`
 
 export function create(run: CommandRun): Command {
 	return commonOptions

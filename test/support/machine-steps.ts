@@ -2,6 +2,7 @@
 // to do from stdin, writes the runner's events to stdout.
 import { text } from "node:stream/consumers"
 import { parseConfiguration } from "../../src/lib/config/configuration.ts"
+import { secretsFromPayload } from "../../src/lib/config/secrets.ts"
 import { readOnlyHost } from "../../src/lib/host/host.ts"
 import { localHost } from "../../src/lib/host/local.ts"
 import { jsonReporter } from "../../src/lib/plan/reporters/json.ts"
@@ -11,15 +12,23 @@ import { Secret } from "../../src/lib/secret.ts"
 import type { StepContext } from "../../src/lib/steps/context.ts"
 import { operatorsAreIn, operatorsReachUser } from "../../src/lib/steps/machine/access.ts"
 import { dockerIsThere } from "../../src/lib/steps/machine/docker.ts"
+import { envFilesAreRight } from "../../src/lib/steps/machine/env-files.ts"
+import { jailIsLive } from "../../src/lib/steps/machine/fail2ban.ts"
+import { firewallIsExact } from "../../src/lib/steps/machine/firewall.ts"
+import { configurationIsInstalled, programIsInstalled } from "../../src/lib/steps/machine/own-files.ts"
 import { packagesAreThere } from "../../src/lib/steps/machine/packages.ts"
 import { scratchDirectories, scratchIsMounted } from "../../src/lib/steps/machine/scratch.ts"
+import { secretsAreInstalled, secretsReachKeyring } from "../../src/lib/steps/machine/secrets-file.ts"
 import {
 	shareDirectories,
 	shareIsMounted,
 	shareIsOurs,
 	shareIsReachable,
 } from "../../src/lib/steps/machine/share.ts"
+import { storagePathsAreDirect } from "../../src/lib/steps/machine/storage-paths.ts"
+import { tailnetIsJoined } from "../../src/lib/steps/machine/tailnet.ts"
 import { ubuntuProIsAttached } from "../../src/lib/steps/machine/ubuntu-pro.ts"
+import { platformUser, userIsComplete } from "../../src/lib/steps/machine/user.ts"
 
 export type MachineRun = {
 	/** comfyume.yaml, with one environment in it. */
@@ -31,6 +40,9 @@ export type MachineRun = {
 	token?: string
 	lockWaitMs?: number
 	sharePort?: number
+	/** Made-up ones. */
+	secrets?: Record<string, string>
+	packageRoot?: string
 }
 
 const run = JSON.parse(await text(process.stdin)) as MachineRun
@@ -49,6 +61,8 @@ const context = {
 	now: () => new Date(),
 } as StepContext
 
+const secrets = secretsFromPayload(new Secret(JSON.stringify({ version: 1, secrets: run.secrets ?? {} })))
+
 const steps: Readonly<Record<string, () => Step>> = {
 	access: () => operatorsAreIn(context),
 	"user-access": () => operatorsReachUser(context),
@@ -64,6 +78,18 @@ const steps: Readonly<Record<string, () => Step>> = {
 	"share-directories": () => shareDirectories(context),
 	scratch: () => scratchIsMounted(context, run.formatScratch),
 	"scratch-directories": () => scratchDirectories(context),
+	firewall: () => firewallIsExact(context),
+	"fail2ban-jail": () => jailIsLive(context),
+	user: () => platformUser(context),
+	"user-complete": () => userIsComplete(context),
+	"tailscale-is-up": () =>
+		tailnetIsJoined(context, run.token === undefined ? undefined : new Secret(run.token)),
+	program: () => programIsInstalled(context, run.packageRoot ?? ""),
+	configuration: () => configurationIsInstalled(context, run.configuration),
+	secrets: () => secretsAreInstalled(context, secrets),
+	keyring: () => secretsReachKeyring(context),
+	"env-files": () => envFilesAreRight(context),
+	"storage-paths": () => storagePathsAreDirect(context),
 }
 
 const { exitCode } = await runPlan(
