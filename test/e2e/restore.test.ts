@@ -5,6 +5,9 @@ import type { Instance } from "../support/instance/instance.ts"
 import { describeWith } from "../support/parts.ts"
 import { damageAll, type Identity, inventoryOf, openWorkshop, type Workshop } from "../support/workshop.ts"
 
+// The machine itself, its containers, timers and checks are another story (whole-server.test.ts).
+const artifactsAlone = ["--skip", "machine,containers,timers,checks"]
+
 // One story: a server is backed up by its own comfyume, destroyed, and restored over SSH from an operator's laptop.
 // The later tests restore the same backups under worse conditions, each onto a fresh instance.
 describeWith("instances", "a server is backed up, lost and restored", () => {
@@ -45,7 +48,7 @@ describeWith("instances", "a server is backed up, lost and restored", () => {
 		await workshop.pointAt(instance, identity)
 		const fingerprint = await workshop.consoleFingerprint(instance)
 		return workshop.comfyume(
-			...["restore", "--env", "rehearsal", "--identity-is-free", "--json"],
+			...["restore", "--env", "rehearsal", "--identity-is-free", "--json", ...artifactsAlone],
 			...["--host-fingerprint", fingerprint],
 			...words,
 		)
@@ -94,7 +97,7 @@ describeWith("instances", "a server is backed up, lost and restored", () => {
 		await second.run(["systemctl", "is-active", "ssh", "tailscaled"])
 
 		// The key of the fresh machine is gone, and its fingerprint isn't needed any more.
-		const again = await workshop.comfyume("restore", "--env", "rehearsal", "--json")
+		const again = await workshop.comfyume("restore", "--env", "rehearsal", "--json", ...artifactsAlone)
 		expect(again.exitCode, again.stdout + again.stderr).toBe(0)
 		expect(Object.values(outcomes(again.stdout)).filter((outcome) => outcome !== "satisfied")).toEqual([])
 		expect(again.stdout).not.toContain('"event":"applying"')
@@ -160,7 +163,9 @@ describeWith("instances", "a server is backed up, lost and restored", () => {
 	test("a machine that shows another host key than its console is not given anything", async () => {
 		await using instance = await workshop.freshInstance("stranger")
 		await workshop.pointAt(instance, identity)
-		const ran = await workshop.comfyume("restore", "--env", "rehearsal", "--identity-is-free")
+		const ran = await workshop.comfyume(
+			...["restore", "--env", "rehearsal", "--identity-is-free", ...artifactsAlone],
+		)
 		expect(ran.exitCode, ran.stderr).toBe(8)
 		expect(ran.stderr).toMatch(/SHA256:/)
 		expect(readdirSync(join(instance.root, "opt"))).toEqual([])
