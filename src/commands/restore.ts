@@ -4,7 +4,7 @@ import type { Artifact } from "../lib/artifacts/catalogue.ts"
 import type { SourceName } from "../lib/artifacts/source.ts"
 import { exitCodes, OperatorError } from "../lib/errors.ts"
 import { isFingerprint } from "../lib/host/known-hosts.ts"
-import { type Following, inTurn, type Plan, type SummaryRow } from "../lib/plan/step.ts"
+import { type Following, inTurn, type Plan, type SummaryRow, within } from "../lib/plan/step.ts"
 import { artifactsOf, outputsArtifact } from "../lib/steps/artifacts.ts"
 import type { StepContext } from "../lib/steps/context.ts"
 import { firstDeploymentStep, neverBackedUp } from "../lib/steps/first-deployment.ts"
@@ -33,6 +33,8 @@ import {
 	troubles,
 	wordsOfNames,
 } from "../lib/steps/run-command.ts"
+import { openStack } from "../lib/steps/stack.ts"
+import { type Verifying, verifySteps } from "../lib/steps/verify.ts"
 import { exitStatusHelp } from "../lib/ui/help.ts"
 import type { CommandRun } from "../lib/ui/surroundings.ts"
 
@@ -193,6 +195,14 @@ export async function planRestore(
 	const again = ["comfyume restore", context.spoken, spokenWords(argvOf(options))].join(" ").trimEnd()
 	if (options.files !== undefined || options.into !== undefined)
 		return planFiles({ ...context, ...(await context.openSources()) }, selected, options, again)
+	if (options.first === true && hostConfiguration.tailscaleAddress !== undefined)
+		throw new OperatorError(
+			`${hostConfiguration.name} has a tailscaleAddress in comfyume.yaml, and on a first deployment no identity can come back`,
+			{
+				exitCode: exitCodes.usage,
+				hint: "write tailnet: join in its place; which address it got is said, and belongs there from then on",
+			},
+		)
 	const rows: (() => readonly SummaryRow[])[] = []
 	const opened = once(async () => ({ ...context, ...(await context.openSources()) }))
 	const first = options.first === true
@@ -249,6 +259,9 @@ export async function planRestore(
 			...ifWanted("containers", () => stackFiles(context, { run, first, again, requires })),
 			...ifWanted("containers", () => stackStart(context, { run, requires })),
 			...ifWanted("timers", async () => ({ steps: timerSteps(context, { machine }) })),
+			...ifWanted("checks", async () =>
+				checklist(context, run, { artifacts: all, manifest: await modelManifest(packageRoot, options) }),
+			),
 		])),
 		summary: () => rows.flatMap((of) => of()),
 		next: ({ exitCode, dryRun }) => {
@@ -282,6 +295,23 @@ async function chosen(context: StepContext, packageRoot: string, options: Restor
 	)
 	const onlyParts = only.length > 0 && !only.some(isArtifact)
 	return { ...artifacts, ...(onlyParts ? { selected: [] } : {}), parts: new Set(wanted) }
+}
+
+/** All of it once more, as `comfyume verify` looks: of what is done, and of what it does. */
+async function checklist(
+	context: StepContext,
+	{ configuration, secrets, dryRun, hide }: RestoreRun,
+	given: Pick<Verifying, "artifacts" | "manifest">,
+): Promise<Following> {
+	if (dryRun)
+		return {
+			steps: [],
+			notes: [
+				{ level: "info", text: `the checks come when all is done; now: comfyume verify ${context.spoken}` },
+			],
+		}
+	const open = context.environment.stack === undefined ? undefined : await openStack(context, hide)
+	return { steps: within("verify", await verifySteps(context, { ...given, configuration, secrets, open })) }
 }
 
 /** Part of one artifact's snapshot. The rest of it, and everything else, stays as it is. */

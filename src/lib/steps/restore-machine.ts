@@ -66,7 +66,8 @@ export function machineLast(
 	return [
 		requiring(userIsComplete(context), "user"),
 		requiring(operatorsReachUser(context), "user"),
-		...(hostConfiguration.tailnet === "join"
+		// With an address it is that machine again, whose identity has come back by now.
+		...(hostConfiguration.tailnet === "join" && hostConfiguration.tailscaleAddress === undefined
 			? [tailnetIsJoined(context, secrets.find("TAILSCALE_AUTH_KEY"))]
 			: []),
 		...installed,

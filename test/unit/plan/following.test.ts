@@ -4,6 +4,7 @@ import type { EventBody } from "../../../src/lib/plan/events.ts"
 import { runPlan } from "../../../src/lib/plan/run.ts"
 import {
 	type Following,
+	inTurn,
 	needed,
 	type Plan,
 	type Step,
@@ -114,4 +115,25 @@ test("steps within another plan keep what they require of each other, and get wh
 		lane: "stack/door",
 		requires: ["home", "stack/files", "user"],
 	})
+})
+
+test("parts in turn: one without steps is passed over, and what it notes is said with the next", async () => {
+	const order: string[] = []
+	const part = (name: string, steps: readonly Step[], text?: string) => async (): Promise<Following> => {
+		order.push(name)
+		return { steps, ...(text === undefined ? {} : { notes: [{ level: "info", text }] }) }
+	}
+	const whole = await inTurn([
+		part("none", [], "nothing to do"),
+		part("first", [done("first")]),
+		part("none either", [], "nor here"),
+		part("last", [done("last", ["first"])]),
+	])
+	// Nothing behind the first part with steps has been asked for yet.
+	expect(order).toEqual(["none", "first"])
+	expect(whole.notes).toEqual([{ level: "info", text: "nothing to do" }])
+	const ran = await run(whole.steps, whole.following)
+	expect(ran.outcomes).toEqual({ first: "applied", last: "applied" })
+	expect(order).toEqual(["none", "first", "none either", "last"])
+	expect(ran.events.flatMap((event) => (event.event === "note" ? [event.text] : []))).toEqual(["nor here"])
 })
