@@ -559,6 +559,14 @@ ${more}`
 			expect(await shell("ls /mnt/scratch/outputs")).toBe("x\n")
 		})
 
+		test("the disk that the machine boots from is never taken", async () => {
+			await shell(`umount /mnt/scratch; mkdir -p /boot; mount ${loop} /boot`)
+			const refused = await steps({ ...both(), formatScratch: loop })
+			expect(refused.exitCode).toBe(8)
+			expect(refused.steps["scratch"]?.because).toContain(`the disk that /boot lies on (${loop})`)
+			await shell(`umount /boot; mount ${loop} /mnt/scratch`)
+		})
+
 		test("one that is mounted elsewhere is in use, and another one in its place is not taken for it", async () => {
 			await shell(`umount /mnt/scratch; mkdir -p /srv/elsewhere; mount ${loop} /srv/elsewhere`)
 			const elsewhere = await steps(both())
@@ -568,6 +576,14 @@ ${more}`
 			const strange = await steps(both())
 			expect(strange.exitCode).toBe(8)
 			expect(strange.steps["scratch"]?.because).toContain("/mnt/scratch is none (tmpfs)")
+			await shell("umount /mnt/scratch")
+		})
+
+		test("a format that died halfway, before its superblock, is begun anew when it is named again", async () => {
+			await run("dd", ["if=/dev/zero", `of=${loop}`, "bs=1k", "count=2", "conv=notrunc", "status=none"])
+			expect((await steps(both())).exitCode).toBe(8)
+			const applied = await steps({ ...both(), formatScratch: loop })
+			expect(applied.exitCode, applied.all).toBe(0)
 			await shell("umount /mnt/scratch")
 		})
 

@@ -81,7 +81,8 @@ async function install(
 	try {
 		// What a killed installation left without its dependencies.
 		await apt(options, "--fix-broken", "install")
-		await apt(options, "upgrade")
+		// As `apt upgrade` has it: a new kernel is a new package.
+		await apt(options, "--with-new-pkgs", "upgrade")
 		await apt(options, "--no-install-recommends", "install", ...missing)
 	} catch (error) {
 		if (!(error instanceof OperatorError) || complaintOfUpdate.trim() === "") throw error

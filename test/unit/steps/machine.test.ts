@@ -1,0 +1,96 @@
+// What of the machine's steps can be told without a machine.
+import { describe, expect, test } from "vitest"
+import { parseConfiguration } from "../../../src/lib/config/configuration.ts"
+import { renderEntry } from "../../../src/lib/formats/fstab.ts"
+import { parseMountCommand } from "../../../src/lib/formats/mount-command.ts"
+import type { Command } from "../../../src/lib/host/command.ts"
+import type { LocalHost } from "../../../src/lib/host/local.ts"
+import { refuseSystemDisk } from "../../../src/lib/steps/machine/block-device.ts"
+import { packagesFor } from "../../../src/lib/steps/machine/packages.ts"
+import { entryOf } from "../../../src/lib/steps/machine/share.ts"
+
+const contextFor = (more: string, host = "") => {
+	const { environments } = parseConfiguration(
+		`version: 1
+environments:
+  testing:
+    domain: testing.example.test
+    hosts: [{ name: app-1, role: app, address: 203.0.113.10${host} }]
+    git:
+      project: { remote: "https://git.example.test/p.git", branch: main, path: /home/dev/p }
+      scripts: { remote: "https://git.example.test/s.git", branch: main, path: /home/dev/s }
+${more}`,
+		"/x/comfyume.yaml",
+	)
+	const environment = environments["testing"]
+	const [hostConfiguration] = environment?.hosts ?? []
+	if (environment === undefined || hostConfiguration === undefined) throw new Error("no host")
+	return { environment, hostConfiguration }
+}
+
+describe("packages", () => {
+	test("what is installed follows from what the environment has", () => {
+		const plain = packagesFor(contextFor(""))
+		for (const name of ["fail2ban", "ufw", "jq", "keyutils", "zstd", "apache2-utils", "redis-tools", "zsh"])
+			expect(plain).toContain(name)
+		for (const name of ["tailscale", "nfs-common", "certbot", "docker.io"]) expect(plain).not.toContain(name)
+		const all = packagesFor(
+			contextFor(
+				`    share: { mount: "mount -t nfs nfs.example.test:/share /mnt/sfs" }
+    stack: { certificates: { source: acme, email: ops@example.test } }
+    packages: { extra: [htop, jq] }\n`,
+				", tailnet: join",
+			),
+		)
+		for (const name of ["tailscale", "nfs-common", "certbot", "htop"]) expect(all).toContain(name)
+		expect(all.filter((name) => name === "jq")).toHaveLength(1)
+		expect(all).not.toContain("docker.io")
+	})
+})
+
+test("the share's line has the options of the mount command, and lets the machine boot without it", () => {
+	const lineFor = (written: string) => {
+		const parsed = parseMountCommand(written)
+		if ("problem" in parsed) throw new Error(parsed.problem.message)
+		return renderEntry(entryOf(parsed.command))
+	}
+	expect(lineFor("sudo mount -t nfs -o nconnect=16 nfs.example.test:/Vault-1 /mnt/sfs")).toBe(
+		"nfs.example.test:/Vault-1 /mnt/sfs nfs nconnect=16,nofail,_netdev 0 0",
+	)
+	expect(lineFor("mount -t nfs4 -o nofail nfs.example.test:/x /mnt/sfs")).toBe(
+		"nfs.example.test:/x /mnt/sfs nfs4 nofail,_netdev 0 0",
+	)
+	expect(lineFor("mount --bind /outside /mnt/sfs")).toBe("/outside /mnt/sfs none bind,nofail,_netdev 0 0")
+})
+
+describe("the system's disk", () => {
+	// As `findmnt` and `lsblk --inverse` answer on a cloud's machine: / on vda1, /boot on a volume on vdc.
+	const parents: Readonly<Record<string, string>> = {
+		"/dev/vda": "254:0",
+		"/dev/vda1": "254:1 254:0",
+		"/dev/vda2": "254:2 254:0",
+		"/dev/vdb": "254:16",
+		"/dev/vdc": "254:32",
+		"/dev/mapper/boot": "253:0 254:32",
+	}
+	const sources: Readonly<Record<string, string>> = { "/": "/dev/vda1", "/boot": "/dev/mapper/boot" }
+	const host = {
+		capture: async ({ program, args }: Command) => {
+			const about = args.at(-1) ?? ""
+			const stdout =
+				program === "lsblk" ? (parents[about] ?? "").replaceAll(" ", "\n") : (sources[about] ?? "overlay")
+			return { exitCode: 0, stdout: `${stdout}\n`, stderr: "" }
+		},
+	} as unknown as LocalHost
+
+	test.each(["/dev/vda", "/dev/vda1", "/dev/vda2", "/dev/vdc"])("%s is refused", async (device) => {
+		await expect(refuseSystemDisk(host, device)).rejects.toMatchObject({
+			exitCode: 8,
+			message: expect.stringContaining(`${device} is a part of the disk that /`),
+		})
+	})
+
+	test("another disk is let through", async () => {
+		await expect(refuseSystemDisk(host, "/dev/vdb")).resolves.toBeUndefined()
+	})
+})
