@@ -134,9 +134,17 @@ ${more}`
 		})
 
 		test("mends modes with which sshd would pass over the file", async () => {
-			await shell("chmod 777 /root/.ssh; chmod 666 /root/.ssh/authorized_keys")
-			expect((await steps(only)).steps["access"]).toMatchObject({ outcome: "applied" })
-			expect(await shell("stat -c %a /root/.ssh /root/.ssh/authorized_keys")).toBe("700\n600\n")
+			for (const wrong of [
+				"chmod 777 /root/.ssh",
+				"chmod 666 /root/.ssh/authorized_keys",
+				"chown nobody /root/.ssh/authorized_keys",
+			]) {
+				await shell(wrong)
+				expect((await steps(only)).steps["access"], wrong).toMatchObject({ outcome: "applied" })
+				expect(await shell("stat -c '%a %U' /root/.ssh /root/.ssh/authorized_keys")).toBe(
+					"700 root\n600 root\n",
+				)
+			}
 		})
 
 		test("reaches the platform's user once it is there, and writes through no link of its own making", async () => {
@@ -408,6 +416,13 @@ ${more}`
 			await shell("umount /mnt/sfs")
 			expect((await steps({ ...all, mode: "verify" })).exitCode).toBe(3)
 			expect((await steps(all)).steps["share"]).toMatchObject({ outcome: "applied" })
+			// Mounted by hand, and gone with the next boot.
+			await shell("sed -i /sfs/d /etc/fstab")
+			expect((await steps({ ...all, mode: "verify" })).steps["share"]).toMatchObject({
+				because: expect.stringContaining("/etc/fstab doesn't have it as configured"),
+			})
+			expect((await steps(all)).steps["share"]).toMatchObject({ outcome: "applied" })
+			expect(await shell("grep -c sfs /etc/fstab; findmnt --noheadings /mnt/sfs | wc -l")).toBe("1\n1\n")
 		})
 
 		test("a directory that ComfyUI's user may not write in is found, also where its mode is right", async () => {
@@ -537,8 +552,9 @@ ${more}`
 			)
 			expect(await shell("grep scratch /etc/fstab")).toBe(`${loop} /mnt/scratch ext4 defaults,nofail 0 2\n`)
 			expect(await shell("cd /mnt/scratch && stat -c '%n %a' inputs outputs temp")).toBe(
-				"inputs 1777\noutputs 1777\ntemp 1777\n",
+				"inputs 755\noutputs 1777\ntemp 1777\n",
 			)
+			expect(await shell("stat -c %u:%g /mnt/scratch/inputs")).toBe("1000:1000\n")
 			expect(
 				(
 					await machine.run(
@@ -553,7 +569,9 @@ ${more}`
 			expect((await steps({ ...both(), formatScratch: loop })).steps["scratch"]).toMatchObject({
 				outcome: "satisfied",
 			})
-			await shell("umount /mnt/scratch; sed -i /scratch/d /etc/fstab")
+			await shell("sed -i /scratch/d /etc/fstab")
+			expect((await steps({ ...both(), mode: "verify" })).exitCode).toBe(3)
+			await shell("umount /mnt/scratch")
 			const applied = await steps({ ...both(), formatScratch: loop })
 			expect(applied.exitCode, applied.all).toBe(0)
 			expect(await shell("ls /mnt/scratch/outputs")).toBe("x\n")

@@ -13,6 +13,8 @@ export type WantedDirectory = {
 	mode: number
 	/** ComfyUI's user writes there. Its mode is set also where the directory exists. */
 	written: boolean
+	/** A new one is ComfyUI's user's own; else it has its parent's owner. */
+	users?: boolean
 }
 
 /** What differs from what is wanted, in words; empty when nothing does. Only reads. */
@@ -69,7 +71,7 @@ export async function makeDirectories(
 	below: string,
 	ownership: boolean,
 ): Promise<void> {
-	for (const { path, mode, written } of wanted) {
+	for (const { path, mode, written, users = false } of wanted) {
 		let isNew = false
 		const onMade = (made: string) => {
 			isNew ||= made === path
@@ -78,7 +80,8 @@ export async function makeDirectories(
 		await using _made = await holdDirectory("/", path, options)
 		if (!isNew && !written) continue
 		await using parent = await holdDirectory("/", dirname(path), options)
-		const { uid, gid } = await stat(path)
+		const id = containerUserId
+		const { uid, gid } = isNew && users ? { uid: id, gid: id } : await stat(path)
 		await setPermissions(parent.entry(basename(path)), { mode, uid, gid }, ownership)
 	}
 }

@@ -153,9 +153,13 @@ export function scratchDirectories({ host, environment }: StepContext): Step {
 	const { scratch } = environment
 	const wantedOn = ({ path }: Scratch): WantedDirectory[] => {
 		const { outputs, inputs } = stackOf(environment).paths
-		return [outputs, inputs, join(path, "temp")]
-			.filter((directory) => directory.startsWith(`${path}/`))
-			.map((directory) => ({ path: directory, mode: 0o1777, written: true }))
+		// The sticky bit: who may write there can't take away what is another's.
+		const shared = { mode: 0o1777, written: true }
+		return [
+			{ path: outputs, ...shared },
+			{ path: inputs, mode: 0o755, written: false, users: true },
+			{ path: join(path, "temp"), ...shared },
+		].filter((wanted) => wanted.path.startsWith(`${path}/`))
 	}
 	return {
 		id: "scratch-directories",
@@ -169,7 +173,7 @@ export function scratchDirectories({ host, environment }: StepContext): Step {
 			const wanted = wantedOn(scratch)
 			const problems = await lookAtDirectories(host, wanted)
 			return problems.length === 0
-				? satisfied(`${wanted.length} directories, and uid 1000 may write there`)
+				? satisfied(`${wanted.length} directories, and uid 1000 may write where it has to`)
 				: needed(problems.join("; "))
 		},
 		apply: async () => {
