@@ -95,7 +95,8 @@ async function removeInterruptedBuilds(cache: string): Promise<void> {
 	}
 }
 
-async function isDirectory(path: string): Promise<boolean> {
+/** Whether there is a directory at this path. */
+export async function isDirectory(path: string): Promise<boolean> {
 	return stat(path).then(
 		(found) => found.isDirectory(),
 		() => false,

@@ -19,6 +19,17 @@ export async function groupDirectories(name: string): Promise<string[]> {
 	return mounted
 }
 
+/**
+ * The same in the hierarchies of single controllers, where there are such. An instance with containers in it has groups
+ * there too: Docker inside makes its own below them, and they go with the instance.
+ */
+export async function controllerDirectories(name: string): Promise<string[]> {
+	const mounts = (await readFile("/proc/self/mounts", "utf8")).split("\n").map((line) => line.split(" "))
+	return mounts
+		.filter(([, at = "", type]) => type === "cgroup" && !hierarchies.includes(at))
+		.map(([, at = ""]) => join(at, name))
+}
+
 /** All processes in a group and those below it. */
 export async function processesIn(groups: readonly string[]): Promise<number[]> {
 	const pids = new Set<number>()

@@ -7,7 +7,9 @@ import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { poll } from "../poll.ts"
 import { type Ran, type RunOptions, run } from "../run.ts"
-import { groupDirectories, processesIn } from "./control-groups.ts"
+import { containerArguments, containerDirectories, ensureDockerLayer } from "./containers.ts"
+import { controllerDirectories, groupDirectories, processesIn } from "./control-groups.ts"
+import { type Disk, makeDisk } from "./disks.ts"
 import { givenUpFile, instanceName, removeInstance } from "./remove.ts"
 import type { WorldRecord } from "./world.ts"
 
@@ -21,7 +23,11 @@ export type InstanceOptions = {
 	 * Directories of this machine that are mounted in the instance, as the share is. They are real mount points there.
 	 * To mount and unmount one while the instance runs, bind it aside and let the instance `mount --bind` it.
 	 */
-	binds?: readonly { from: string; to: string }[]
+	binds?: readonly { from: string; to: string; readOnly?: boolean }[]
+	/** Docker Engine inside, as on a machine whose image brings it along: running, and without images. */
+	docker?: boolean
+	/** Empty disks, without a partition table. */
+	disks?: readonly Disk[]
 	/** Called with the instance's root directory before it boots, to put files there. */
 	prepare?: (root: string) => Promise<void>
 }
@@ -57,18 +63,23 @@ type Placement = {
 
 /** Makes an instance and starts it. Called by the world, which knows the place. */
 export async function createInstance(options: InstanceOptions & Placement): Promise<Instance> {
-	const { world, index, base, address, hostname, authorizedKey, binds = [], prepare } = options
+	const { world, index, base, address, hostname, authorizedKey, prepare } = options
+	const { binds = [], disks = [], docker = false } = options
 	const id = instanceName(world.number, index)
 	const directory = join(world.directory, id)
 	const root = join(directory, "root")
-	const groups = await groupDirectories(id)
+	const groups = [...(await groupDirectories(id)), ...(docker ? await controllerDirectories(id) : [])]
+	const devices: { from: string; to: string }[] = []
 
 	try {
-		await makeDisk(directory, root, base)
+		await makeRoot(directory, root, docker ? [await ensureDockerLayer(), base] : [base])
 		await Promise.all([
 			personalise(root, { hostname, authorizedKey, outside: `198.18.${world.number}.1` }),
 			plugIn(id, world.number, index, address),
 		])
+		if (docker) await makeRoomForContainers(directory, root)
+		for (const disk of disks)
+			devices.push({ from: await makeDisk(directory, disk), to: `/dev/${disk.name}` })
 		await prepare?.(root)
 	} catch (error) {
 		await removeInstance(id, directory)
@@ -138,7 +149,10 @@ export async function createInstance(options: InstanceOptions & Placement): Prom
 	async function powerOn() {
 		const log = await open(join(directory, "console.log"), "a")
 		const script = fileURLToPath(new URL("supervise.sh", import.meta.url))
-		const bindArguments = binds.map(({ from, to }) => `--bind=${escapeColons(from)}:${escapeColons(to)}`)
+		const bindArguments = [...binds, ...devices].map(
+			({ from, to, readOnly }: NonNullable<InstanceOptions["binds"]>[number]) =>
+				`--bind${readOnly === true ? "-ro" : ""}=${escapeColons(from)}:${escapeColons(to)}`,
+		)
 		const child = spawn(
 			"/bin/sh",
 			[
@@ -149,10 +163,8 @@ export async function createInstance(options: InstanceOptions & Placement): Prom
 				...["--quiet", "--boot", "--register=no", "--keep-unit", "--link-journal=no", "--console=pipe"],
 				...[`--machine=${id}`, `--hostname=${hostname}`, `--directory=${root}`],
 				...[`--network-namespace-path=/run/netns/${id}`, "--resolv-conf=off", "--timezone=off"],
-				// The firewall is the instance's own. Docker inside would also take --capability=all,
-				// --system-call-filter="add_key keyctl bpf @keyring @mount", /var/lib/docker and /var/lib/containerd bound from
-				// a disk that is no overlay, and a unit that remounts /sys/fs/cgroup and /proc/sys read-write.
-				"--capability=CAP_NET_ADMIN",
+				// The firewall is the instance's own.
+				...(docker ? containerArguments(directory) : ["--capability=CAP_NET_ADMIN"]),
 				...bindArguments,
 			],
 			// A session of its own: Ctrl-C is meant for the tests, which then destroy what they made.
@@ -163,17 +175,23 @@ export async function createInstance(options: InstanceOptions & Placement): Prom
 	}
 }
 
-async function makeDisk(directory: string, root: string, base: string): Promise<void> {
+/** @param layers directories that are never written to, the uppermost first */
+async function makeRoot(directory: string, root: string, layers: readonly string[]): Promise<void> {
 	const [upper, work] = [join(directory, "upper"), join(directory, "work")]
 	for (const path of [upper, work, root]) await mkdir(path, { recursive: true })
 	await run("mount", [
 		"-t",
 		"overlay",
 		"-o",
-		`lowerdir=${base},upperdir=${upper},workdir=${work}`,
+		`lowerdir=${layers.join(":")},upperdir=${upper},workdir=${work}`,
 		"overlay",
 		root,
 	])
+}
+
+async function makeRoomForContainers(directory: string, root: string): Promise<void> {
+	for (const name of containerDirectories) await mkdir(join(directory, name), { mode: 0o711 })
+	await run("chroot", [root, "groupadd", "--system", "docker"])
 }
 
 async function personalise(

@@ -3,7 +3,8 @@ import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { poll } from "../poll.ts"
 import { run } from "../run.ts"
-import { groupDirectories, killGroups } from "./control-groups.ts"
+import { controllerDirectories, groupDirectories, killGroups } from "./control-groups.ts"
+import { removeDisks } from "./disks.ts"
 import type { WorldRecord } from "./world.ts"
 
 /** The name under which an instance's network namespace and control groups are found. */
@@ -23,7 +24,7 @@ export async function removeInstance(
 ): Promise<void> {
 	await mkdir(directory, { recursive: true })
 	await writeFile(givenUpFile(directory), "")
-	const groups = await groupDirectories(name)
+	const groups = [...(await groupDirectories(name)), ...(await controllerDirectories(name))]
 	await poll(
 		async () => {
 			await killGroups(groups)
@@ -33,6 +34,7 @@ export async function removeInstance(
 	)
 	await removeNamespace(name)
 	await unmountBelow(directory)
+	await removeDisks(directory)
 	await rm(directory, { recursive: true, force: true })
 }
 

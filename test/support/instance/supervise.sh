@@ -12,9 +12,16 @@ shift 3
 forget_firewall() {
 	for tables in iptables ip6tables; do
 		for chain in INPUT FORWARD OUTPUT; do ip netns exec "$namespace" chroot "$root" "$tables" -w -P "$chain" ACCEPT; done
-		ip netns exec "$namespace" chroot "$root" "$tables" -w -F
-		ip netns exec "$namespace" chroot "$root" "$tables" -w -X
+		for table in filter nat; do
+			ip netns exec "$namespace" chroot "$root" "$tables" -w -t "$table" -F
+			ip netns exec "$namespace" chroot "$root" "$tables" -w -t "$table" -X
+		done
 	done
+}
+
+# Docker's bridges, and what hangs on them.
+forget_bridges() {
+	for bridge in $(ip -n "$namespace" -o link show type bridge | cut -d: -f2); do ip -n "$namespace" link delete "$bridge"; done
 }
 
 for argument in "$@"; do
@@ -25,7 +32,12 @@ while [ ! -e "$given_up" ]; do
 	(
 		# Every instance has groups of its own: in a shared one, two systemds would take each other's services for theirs.
 		for group in $groups; do
-			mkdir -p "$group" && echo 0 >"$group/cgroup.procs" || exit 1
+			mkdir -p "$group" || exit 1
+			# A new group has no processors and no memory, and nobody may enter it.
+			for set in cpuset.cpus cpuset.mems; do
+				[ ! -e "$group/cgroup.clone_children" ] || [ ! -e "$group/$set" ] || cat "$group/../$set" >"$group/$set"
+			done
+			echo 0 >"$group/cgroup.procs" || exit 1
 		done
 		exec systemd-nspawn "$@"
 	)
@@ -36,4 +48,5 @@ while [ ! -e "$given_up" ]; do
 	# 133 is nspawn's word for a reboot.
 	[ "$code" -eq 133 ] || exit "$code"
 	forget_firewall
+	forget_bridges
 done
