@@ -45,6 +45,8 @@ const packages = [
 	{ package: "procps", program: "ps", part: "instances", for: "the proof that nothing is left" },
 	{ package: "openssh-client", program: "ssh", part: "instances", for: "the way into instances" },
 	{ package: "curl", program: "curl", part: "instances", for: "the proof that a firewall shuts" },
+	{ package: "gpg", program: "gpg", part: "instances", for: "a vendor's signed package repository" },
+	{ package: "util-linux", program: "losetup", part: "instances", for: "the instances' disks" },
 	{ package: "iptables", program: "iptables", part: "docker", for: "Docker's networks" },
 	{ package: "debootstrap", program: "debootstrap", part: "docker", for: "the base of the containers" },
 ]
@@ -64,6 +66,8 @@ export function ensureTestParts() {
 	if (compose !== undefined) missing.compose = compose
 	const docker = missing.docker ?? compose ?? whyNoDocker()
 	if (docker !== undefined) missing.docker = docker
+	const freshServers = missing.instances ?? missing.docker
+	if (freshServers !== undefined) missing.freshServers = freshServers
 	// A page is behind the front door, and its jobs are in the queue.
 	const chromium = missing.chromium ?? missing.nginx ?? missing.redis ?? whyNoFrontend()
 	if (chromium !== undefined) missing.chromium = chromium

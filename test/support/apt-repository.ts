@@ -1,7 +1,7 @@
 // A package repository for instances, over HTTP: made-up packages, built by the real dpkg-deb, and Tailscale's vendor
 // repository beside them with a real signature.
 import { createHash } from "node:crypto"
-import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises"
+import { chmod, copyFile, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises"
 import { createServer } from "node:http"
 import type { AddressInfo } from "node:net"
 import { tmpdir } from "node:os"
@@ -16,6 +16,17 @@ export type MadeUpPackage = {
 	postinst?: string
 	/** Path -> content of files that an operator may change. */
 	configurationFiles?: Readonly<Record<string, string>>
+	/** Path -> the program on this machine that lies there. */
+	programs?: Readonly<Record<string, string>>
+	/** Path -> the text on this machine that lies there. */
+	texts?: Readonly<Record<string, string>>
+}
+
+export type AptRepositoryOptions = {
+	/** Directory of real packages with their index (test/support/debian-packages.ts), beside the made-up ones. */
+	debian?: string
+	/** What the vendor has under the name tailscale; else an empty package. */
+	tailscale?: Omit<MadeUpPackage, "name">
 }
 
 export type AptRepository = {
@@ -38,6 +49,7 @@ export type AptRepository = {
 export async function startAptRepository(
 	address: string,
 	packages: readonly MadeUpPackage[],
+	{ debian, tailscale = { version: "1.90.0" } }: AptRepositoryOptions = {},
 ): Promise<AptRepository> {
 	const root = await mkdtemp(join(tmpdir(), "comfyume-apt-"))
 	const pool = join(root, "pool")
@@ -48,7 +60,7 @@ export async function startAptRepository(
 
 	const binary = join(stable, "debian/dists/bookworm/main/binary-amd64")
 	await mkdir(binary, { recursive: true })
-	await build(join(stable, "debian"), { name: "tailscale", version: "1.90.0" })
+	await build(join(stable, "debian"), { ...tailscale, name: "tailscale" })
 	const index = await indexOf(join(stable, "debian"), "")
 	await writeFile(join(binary, "Packages"), index)
 	await writeFile(join(binary, "Packages.gz"), gzipSync(index))
@@ -62,14 +74,20 @@ export async function startAptRepository(
 	const server = createServer(async (request, response) => {
 		const path = decodeURIComponent(new URL(request.url ?? "/", "http://outside").pathname)
 		requests.push(path)
-		const content = repository.down ? undefined : await readFile(join(root, path)).catch(() => undefined)
+		const file =
+			debian !== undefined && path.startsWith("/debian/")
+				? join(debian, path.slice("/debian".length))
+				: join(root, path)
+		const content = repository.down ? undefined : await readFile(file).catch(() => undefined)
 		response.statusCode = repository.down ? 503 : content === undefined ? 404 : 200
 		response.end(content ?? "not here")
 	})
 	await new Promise<void>((resolve) => server.listen(0, address, resolve))
 	const base = `http://${address}:${(server.address() as AddressInfo).port}`
 	return {
-		sources: `deb [trusted=yes] ${base}/pool ./\n`,
+		sources:
+			`deb [trusted=yes] ${base}/pool ./\n` +
+			(debian === undefined ? "" : `deb [trusted=yes] ${base}/debian ./\n`),
 		tailscale: `${base}/stable`,
 		keySha256: createHash("sha256").update(key).digest("hex"),
 		requests,
@@ -90,7 +108,7 @@ export async function startAptRepository(
 
 async function build(
 	pool: string,
-	{ name, version = "1.0", postinst, configurationFiles = {} }: MadeUpPackage,
+	{ name, version = "1.0", postinst, configurationFiles = {}, programs = {}, texts = {} }: MadeUpPackage,
 ): Promise<void> {
 	const tree = join(pool, `${name}.tree`)
 	const control = join(tree, "DEBIAN")
@@ -104,6 +122,11 @@ async function build(
 		await mkdir(dirname(join(tree, path)), { recursive: true })
 		await writeFile(join(tree, path), content)
 	}
+	for (const [path, from] of Object.entries({ ...programs, ...texts })) {
+		await mkdir(dirname(join(tree, path)), { recursive: true })
+		await copyFile(from, join(tree, path))
+		await chmod(join(tree, path), path in programs ? 0o755 : 0o644)
+	}
 	const names = Object.keys(configurationFiles)
 	if (names.length > 0)
 		await writeFile(join(control, "conffiles"), names.map((path) => `/${path}\n`).join(""))
@@ -114,7 +137,8 @@ async function build(
 const controlOf = (name: string, version: string) =>
 	`Package: ${name}\nVersion: ${version}\nArchitecture: all\nMaintainer: nobody <nobody@example.test>\nDescription: made up\n`
 
-async function indexOf(directory: string, prefix: string): Promise<string> {
+/** What a repository says of the packages in a directory. */
+export async function indexOf(directory: string, prefix: string): Promise<string> {
 	const files = (await readdir(directory)).filter((name) => name.endsWith(".deb")).sort()
 	const entries = await Promise.all(
 		files.map(async (name) => {

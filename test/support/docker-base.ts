@@ -3,8 +3,10 @@
 // the Dockerfiles and the compose files use. They are no more the registry's images than their names say: the label
 // `test.comfyume.stand-in` tells.
 import { createHash } from "node:crypto"
-import { chmod, chown, copyFile, mkdir, rm, symlink } from "node:fs/promises"
+import { createReadStream } from "node:fs"
+import { chmod, chown, copyFile, mkdir, rename, rm, stat, symlink, writeFile } from "node:fs/promises"
 import { join } from "node:path"
+import { pipeline } from "node:stream/promises"
 import type { Docker } from "./docker.ts"
 import { cacheDirectory } from "./instance/base.ts"
 import { run } from "./run.ts"
@@ -16,7 +18,8 @@ const packages = [
 ]
 const about = "Debian 12 in the tests, and not what a registry has under this name"
 // Raised when something below changes that isn't part of the hash by itself.
-const recipe = JSON.stringify({ version: 3, suite, packages, node: process.version, about })
+const recipe = JSON.stringify({ version: 4, suite, packages, node: process.version, about })
+const recipeDigest = createHash("sha256").update(recipe).digest("hex").slice(0, 12)
 
 /** The names under which the one base is found. */
 export const baseImages = {
@@ -28,10 +31,10 @@ export const baseImages = {
 
 /** Gives the engine the base images. A minute the first time on a machine, a moment afterwards. */
 export async function ensureBaseImages({ docker, lines }: Pick<Docker, "docker" | "lines" | "environment">) {
-	const base = `comfyume-test-base:${createHash("sha256").update(recipe).digest("hex").slice(0, 12)}`
+	const base = `comfyume-test-base:${recipeDigest}`
 	const [found] = await lines("images", "--quiet", base)
 	if (found === undefined) {
-		await importBase(docker, base)
+		await docker("load", "--input", await ensureBaseArchive())
 		// They were built on another base, and don't know it.
 		const old = await lines("images", "--quiet", "--filter", "label=comfyume.inputs")
 		if (old.length > 0) await docker("rmi", "--force", ...new Set(old))
@@ -39,18 +42,31 @@ export async function ensureBaseImages({ docker, lines }: Pick<Docker, "docker" 
 	for (const name of Object.values(baseImages)) await docker("tag", base, name)
 }
 
-async function importBase(docker: Docker["docker"], name: string): Promise<void> {
-	const root = join(cacheDirectory(), `docker-base.${process.pid}.partial`)
+/**
+ * Gives the base images as an archive that `docker load` takes, in the cache; makes it when it isn't there yet. No engine
+ * is needed for it: an image is a tar with a description.
+ */
+export async function ensureBaseArchive(): Promise<string> {
+	const archive = join(cacheDirectory(), `docker-base-${recipeDigest}.tar.zst`)
+	if (await stat(archive).catch(() => undefined)) return archive
+	const partial = join(cacheDirectory(), `docker-base.${process.pid}.partial`)
+	const [root, image] = [join(partial, "root"), join(partial, "image")]
 	try {
-		await mkdir(root, { recursive: true })
+		for (const made of [root, image]) await mkdir(made, { recursive: true })
 		// In a mount namespace of its own: killed halfway, debootstrap leaves no /proc mounted.
 		const options = ["--variant=minbase", `--include=${packages.join(",")}`]
 		await run("unshare", ["--mount", "debootstrap", ...options, suite, root], { timeoutMs: 10 * 60_000 })
 		await finish(root)
-		await importTree(docker, root, name)
+		await describeImage(root, image)
+		await run("tar", [
+			...["--create", "--use-compress-program=zstd -3 -T2", "--file", join(partial, "archive")],
+			...["--directory", image, "."],
+		])
+		await rename(join(partial, "archive"), archive)
 	} finally {
-		await rm(root, { recursive: true, force: true })
+		await rm(partial, { recursive: true, force: true })
 	}
+	return archive
 }
 
 async function finish(root: string): Promise<void> {
@@ -81,17 +97,27 @@ async function finish(root: string): Promise<void> {
 		await rm(join(root, heavy), { recursive: true, force: true })
 }
 
-async function importTree(docker: Docker["docker"], root: string, name: string): Promise<void> {
-	const archive = `${root}.tar`
-	try {
-		await run("tar", ["--create", "--numeric-owner", "--file", archive, "--directory", root, "."])
-		const changes = [
-			`LABEL test.comfyume.stand-in="${about}"`,
-			'CMD ["/bin/bash"]',
-			"ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		]
-		await docker("import", ...changes.flatMap((change) => ["--change", change]), archive, name)
-	} finally {
-		await rm(archive, { force: true })
+// As `docker save` writes it: https://github.com/moby/docker-image-spec
+async function describeImage(root: string, image: string): Promise<void> {
+	const layer = join(image, "layer.tar")
+	await run("tar", ["--create", "--numeric-owner", "--file", layer, "--directory", root, "."])
+	const hash = createHash("sha256")
+	await pipeline(createReadStream(layer), hash)
+	const configuration = {
+		architecture: process.arch === "arm64" ? "arm64" : "amd64",
+		os: "linux",
+		created: new Date().toISOString(),
+		config: {
+			Cmd: ["/bin/bash"],
+			Env: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+			Labels: { "test.comfyume.stand-in": about },
+		},
+		rootfs: { type: "layers", diff_ids: [`sha256:${hash.digest("hex")}`] },
 	}
+	const tags = [`comfyume-test-base:${recipeDigest}`, ...Object.values(baseImages)]
+	await writeFile(join(image, "configuration.json"), JSON.stringify(configuration))
+	await writeFile(
+		join(image, "manifest.json"),
+		JSON.stringify([{ Config: "configuration.json", RepoTags: tags, Layers: ["layer.tar"] }]),
+	)
 }

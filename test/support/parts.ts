@@ -14,6 +14,7 @@ type Part =
 	| "nginx"
 	| "compose"
 	| "docker"
+	| "freshServers"
 	| "acme"
 	| "prometheus"
 	| "chromium"

@@ -20,6 +20,14 @@ export async function installTailscale(instanceRoot: string): Promise<void> {
 	await symlink("/lib/systemd/system/tailscaled.service", join(units, "tailscaled.service"))
 }
 
+/** Tailscale's stand-in as a package that apt installs: the daemon runs and is enabled afterwards, as the vendor's. */
+export const tailscalePackage = {
+	version: "0.0.0+stand-in",
+	programs: { "usr/bin/tailscale": source("tailscale"), "usr/sbin/tailscaled": source("tailscaled") },
+	texts: { "lib/systemd/system/tailscaled.service": source("tailscaled.service") },
+	postinst: "systemctl daemon-reload\nsystemctl enable --now tailscaled.service",
+}
+
 /** Installs all stand-ins into a directory that plays a server, in its `usr/local/bin`. */
 export async function installStandIns(serverDirectory: string): Promise<void> {
 	const programs = join(serverDirectory, "usr/local/bin")

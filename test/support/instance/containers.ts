@@ -132,7 +132,8 @@ export async function ensureDockerLayer(): Promise<string> {
 			await make(path, (place) => copyFile(from, place))
 			await chmod(join(partial, path), 0o755)
 		}
-		for (const [path, content] of Object.entries(files)) await make(path, (place) => writeFile(place, content))
+		for (const [path, content] of Object.entries(files))
+			await make(path, (place) => writeFile(place, content))
 		await chmod(join(partial, "usr/lib/systemd/system-generators/outside-disks"), 0o755)
 		for (const [target, units] of Object.entries(enabled))
 			for (const unit of units)

@@ -78,8 +78,7 @@ export async function createInstance(options: InstanceOptions & Placement): Prom
 			plugIn(id, world.number, index, address),
 		])
 		if (docker) await makeRoomForContainers(directory, root)
-		for (const disk of disks)
-			devices.push({ from: await makeDisk(directory, disk), to: `/dev/${disk.name}` })
+		for (const disk of disks) devices.push({ from: await makeDisk(directory, disk), to: `/dev/${disk.name}` })
 		await prepare?.(root)
 	} catch (error) {
 		await removeInstance(id, directory)

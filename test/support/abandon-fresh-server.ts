@@ -1,0 +1,16 @@
+// Makes a fresh server with a container in it and is killed: what the test of the clearing away begins with.
+import { mkdtemp } from "node:fs/promises"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { baseImages } from "./docker-base.ts"
+import { openFreshServers, scratchDevice } from "./fresh-server.ts"
+import { createWorld } from "./instance/world.ts"
+
+const share = await mkdtemp(join(tmpdir(), "comfyume-abandoned-"))
+const world = await createWorld()
+const servers = await openFreshServers(world, { share, authorizedKey: "ssh-ed25519 AAAA" })
+const server = await servers.freshServer("abandoned")
+await servers.loadBaseImages(server)
+await server.run(["docker", "run", "--detach", "--init", baseImages.redis, "sleep", "infinity"])
+await server.run(["sh", "-ec", `mkfs.ext4 -q ${scratchDevice}; mount ${scratchDevice} /mnt`])
+process.stdout.write(`${world.address}\n`, () => process.kill(process.pid, "SIGKILL"))
