@@ -8,6 +8,8 @@ export async function makeAgeKey(): Promise<AgeKey> {
 	return { identity, recipient: await identityToRecipient(identity) }
 }
 
+export const recipientOf = (identity: string): Promise<string> => identityToRecipient(identity)
+
 export async function encryptedFor(content: Uint8Array, ...recipients: string[]): Promise<Buffer> {
 	const encrypter = new Encrypter()
 	for (const recipient of recipients) encrypter.addRecipient(recipient)

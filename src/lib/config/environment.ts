@@ -346,7 +346,7 @@ const environmentSchema = z.strictObject({
 	scratch: z
 		.strictObject({
 			device: text(/^\/dev\/[A-Za-z0-9/_.-]+$/, "is not a device", "as in /dev/vdb"),
-			path: absolutePath,
+			path: absolutePath.default("/mnt/scratch"),
 		})
 		.optional()
 		.describe("Mounted by its device path: cloned disks share their UUIDs."),

@@ -37,7 +37,7 @@ export function neverBackedUp(context: StepContext, artifacts: readonly Snapshot
 					`nobody can tell whether ${name} was ever backed up: ${labelOf(silent)} can't be asked: ${silent.trouble.message}`,
 					{ exitCode: silent.trouble.exitCode, hint: silent.trouble.hint ?? `comfyume doctor ${spoken}` },
 				)
-			const asked = sources.map(labelOf)
+			const asked = [...new Set(sources.map(({ name }) => name))]
 			return satisfied(
 				asked.length === 0
 					? "no place for backups is configured"

@@ -2,7 +2,7 @@
 
 import type { SnapshotArtifact } from "../artifacts/catalogue.ts"
 import { findCandidates, newestSidecar } from "../artifacts/chain.ts"
-import { labelOf, sourcesOf } from "../artifacts/source.ts"
+import { sourcesOf } from "../artifacts/source.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
 import { type Step, satisfied } from "../plan/step.ts"
 import { ageSeconds, type StepContext } from "./context.ts"
@@ -63,7 +63,7 @@ export function backupsAreFresh(
 			// One that can't be asked may have them.
 			const all = sources.every(({ trouble }) => trouble === undefined)
 			if (all && found.every(({ listed }) => !listed) && (await haveNoOlder())) {
-				const places = sources.map(labelOf)
+				const places = [...new Set(sources.map(({ name }) => name))]
 				throw new OperatorError(
 					`there is no backup of ${hostConfiguration.name}: ${places.join(" and ")} ${places.length > 1 ? "have" : "has"} nothing of it`,
 					{ hint: `${again} --first   # where it has never been backed up: new passwords, code from git` },

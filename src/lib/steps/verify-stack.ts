@@ -103,7 +103,7 @@ export const doorLine = (context: StepContext, open: OpenStack): Step => {
 	const asking = { context, open }
 	const user = userId(open.roster[0] ?? 1)
 	const wanted: readonly [path: string, status: number, as?: Login][] = [
-		["/", 200],
+		["/", 401],
 		["/health", 200],
 		["/health/ping", 200],
 		[`/${user}/`, 401],
@@ -140,8 +140,13 @@ const healthSchema = z.object({
 /** The queue manager, through the door. */
 export const queueLine = (context: StepContext, open: OpenStack): Step => {
 	const asking = { context, open }
+	const { directory, adminName } = open.stack.configuration
 	return line("queue", "the queue manager", `${whereOf(asking)}/api/health`, async () => {
-		const { status, body } = await ask(asking, "/api/health")
+		const where = join(directory, files.credentials)
+		const password = readCredentials(await readIfThere(where), { where, adminName }).get(adminName)
+		if (password === undefined)
+			return needed(`${adminName} has no password`, `comfyume generate-users ${context.spoken}`)
+		const { status, body } = await ask(asking, "/api/health", { name: adminName, password })
 		const hint = `comfyume logs queue-manager ${context.spoken}`
 		const health = healthSchema.safeParse(parse(body)).data
 		if (status !== 200 || health === undefined)

@@ -12,7 +12,7 @@ const keyFile = "/run/comfyume-tailscale-key"
  * it got is told: from then on it is the machine's identity.
  */
 export function tailnetIsJoined(
-	{ host, hostConfiguration, signal }: StepContext,
+	{ host, hostConfiguration, signal, spoken }: StepContext,
 	authKey: Secret | undefined,
 ): Step {
 	return {
@@ -28,7 +28,7 @@ export function tailnetIsJoined(
 			if (ssh === true) return needed("Tailscale answers SSH in sshd's place")
 			if (hostConfiguration.tailscaleAddress === undefined)
 				report.note(
-					`its address is ${address}: write tailscaleAddress: ${address} into comfyume.yaml, and its identity is backed up and comes back`,
+					`its address is ${address}: write tailscaleAddress: ${address} into comfyume.yaml in place of tailnet: join, then: comfyume restore ${spoken} --only machine; from then on its identity is backed up`,
 				)
 			return satisfied(`tailscale ip -4 answers ${address}`)
 		},

@@ -1,0 +1,297 @@
+// The whole server: from a fresh machine to verified in one command, without a backup and with one; after a reboot; and
+// each line of the checklist turned by hand.
+import { readFileSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { afterAll, beforeAll, describe, expect, test } from "vitest"
+import { waitForDocker } from "../support/fresh-server.ts"
+import type { Instance } from "../support/instance/instance.ts"
+import { describeWith } from "../support/parts.ts"
+import { authKey, openWholeServers, type Said, type WholeServers } from "../support/whole-server.ts"
+import { type Identity, inventoryOf } from "../support/workshop.ts"
+
+const users = ["user001", "user002", "user003"]
+
+describeWith("docker", "the whole server", () => {
+	let servers: WholeServers
+	let first: Instance
+	let second: Instance
+	let identity: Identity
+	let lost: string
+
+	beforeAll(async () => {
+		servers = await openWholeServers({ users: users.length })
+	})
+	afterAll(() => servers?.[Symbol.asyncDispose]())
+
+	const shell = async (server: Instance, script: string) =>
+		(await server.run(["sh", "-c", script], { allowedExitCodes: "any" })).stdout
+	const of = (said: Said, outcome: string) =>
+		Object.entries(said.outcomes).flatMap(([step, ended]) => (ended === outcome ? [step] : []))
+
+	test("a first deployment, of which there is no backup, is made by one command, and verified", async () => {
+		first = await servers.freshServer("first", { images: true })
+		servers.pointAt(first)
+		const fingerprint = await servers.workshop.consoleFingerprint(first)
+		const words = ["--host-fingerprint", fingerprint, "--format-scratch", servers.scratchDevice]
+		const ran = await servers.comfyume("restore", ...words, "--first")
+		expect(ran.exitCode, ran.all).toBe(0)
+		expect(ran.notes.join("\n")).toMatch(/no backup notes a commit of project: it gets the tip of main/)
+		expect(ran.because["verify/users"]).toBe("3 users and admin get in, each into the own page alone")
+		expect(ran.because["verify/share"]).toMatch(/stand-in/)
+		expect(await shell(first, "docker ps --format '{{.Names}}' | wc -l")).toBe("8\n")
+		// The key by which it joined the tailnet is nowhere on it.
+		expect(await shell(first, `grep -rlF ${authKey} /etc /opt /var/log /var/lib/comfyume /root /run`)).toBe(
+			"",
+		)
+	})
+
+	test("it is backed up as its timer would, and lost", async () => {
+		identity = await servers.identityOf(first)
+		servers.pointAt(first, identity)
+		// Its address belongs to its configuration from now on, as the first run has said.
+		const known = await servers.comfyume("restore", "--only", "machine")
+		expect(known.exitCode, known.all).toBe(0)
+		await shell(first, "echo 'a film' >/etc/comfyume/stack/user_data/user002/film.txt")
+		expect(known.outcomes["configuration"]).toBe("applied")
+		const backup = await first.run(["/usr/local/bin/comfyume", "backup", "--quiet"], {
+			allowedExitCodes: "any",
+			timeoutMs: 240_000,
+		})
+		expect(backup.exitCode, backup.stdout + backup.stderr).toBe(0)
+		lost = inventoryOf(first)
+		await first.destroy()
+	})
+
+	test("one command brings all of it back on a fresh machine, and verified", async () => {
+		second = await servers.freshServer("second")
+		servers.pointAt(second, identity)
+		const fingerprint = await servers.workshop.consoleFingerprint(second)
+		const ran = await servers.comfyume(
+			...["restore", "--identity-is-free", "--host-fingerprint", fingerprint],
+			...["--format-scratch", servers.scratchDevice],
+		)
+		expect(ran.exitCode, ran.all).toBe(0)
+		expect(of(ran, "failed")).toEqual([])
+		expect(inventoryOf(second)).toBe(lost)
+		expect(await shell(second, "cat /etc/comfyume/stack/user_data/user002/film.txt")).toBe("a film\n")
+		const verified = await servers.comfyume("verify")
+		expect(verified.exitCode, verified.all).toBe(0)
+		expect((await servers.identityOf(second)).tailscaleAddress).toBe(identity.tailscaleAddress)
+	})
+
+	test("a second restore changes nothing", async () => {
+		const again = await servers.comfyume("restore")
+		expect(again.exitCode, again.all).toBe(0)
+		expect(of(again, "applied")).toEqual([])
+	})
+
+	test("it outlives a reboot", async () => {
+		await second.reboot()
+		await Promise.all([second.waitForSsh({ deadlineMs: 30_000 }), waitForDocker(second)])
+		// The containers come by themselves; they are given the time that their health checks take.
+		await shell(
+			second,
+			"for _ in $(seq 300); do [ $(docker ps --filter health=healthy --quiet | wc -l) -ge 8 ] && break; sleep 0.2; done",
+		)
+		const verified = await servers.comfyume("verify")
+		expect(verified.exitCode, verified.all).toBe(0)
+	})
+
+	describe("each line of the checklist, broken by hand", () => {
+		const stack = "/etc/comfyume/stack"
+		const keep = (path: string, breaking: string) => `cp -a ${path} /root/kept && ${breaking}`
+		const back = (path: string) => `rm -rf ${path} && mv /root/kept ${path}`
+		const reload = "docker exec comfy-nginx nginx -s reload"
+		// What follows of itself waits, and says so.
+		const cases: readonly [name: string, line: string, breaking: string, mending: string][] = [
+			["the firewall off", "firewall", "ufw disable", "ufw --force enable"],
+			["a rule too many", "firewall", "ufw allow 6379/tcp", "ufw --force delete allow 6379/tcp"],
+			[
+				"a jail stopped",
+				"fail2ban-jail",
+				"fail2ban-client stop sshd",
+				"systemctl restart fail2ban && sleep 2",
+			],
+			["another host key", "ssh-on-the-wire", keep("/etc/ssh/ssh_host_ed25519_key", keep2()), back2()],
+			["the share unmounted", "share", "umount -l /mnt/sfs", "mount /mnt/sfs"],
+			[
+				"another environment's share",
+				"share-sentinel",
+				keep("/mnt/sfs/ENVIRONMENT", "echo production >/mnt/sfs/ENVIRONMENT"),
+				back("/mnt/sfs/ENVIRONMENT"),
+			],
+			[
+				"outputs that ComfyUI can't write to",
+				"share-directories",
+				"chmod 755 /mnt/sfs/outputs",
+				"chmod 1777 /mnt/sfs/outputs",
+			],
+			["scratch unmounted", "scratch", "umount -l /mnt/scratch", "mount /mnt/scratch"],
+			[
+				"outputs on scratch shut",
+				"scratch-directories",
+				"chmod 755 /mnt/scratch/outputs",
+				"chmod 1777 /mnt/scratch/outputs",
+			],
+			["Tailscale down", "tailscale-is-up", "tailscale down", "tailscale up --ssh=false"],
+			["the user's shell", "user-complete", "usermod --shell /bin/sh dev", "usermod --shell /bin/zsh dev"],
+			["a package removed", "packages", "dpkg --remove jq", "apt-get install --yes jq"],
+			[
+				"an operator's key gone",
+				"access",
+				keep(
+					"/root/.ssh/authorized_keys",
+					"sed -i 's/ssh-ed25519 .*/&x/' /root/.ssh/authorized_keys; ssh-keygen -q -t ed25519 -N '' -f /root/other; cat /root/other.pub >/root/.ssh/authorized_keys; rm /root/other*",
+				),
+				back("/root/.ssh/authorized_keys"),
+			],
+			[
+				"the configuration changed",
+				"configuration",
+				"echo '# changed' >>/etc/comfyume/comfyume.yaml",
+				"sed -i '$d' /etc/comfyume/comfyume.yaml",
+			],
+			[
+				"secrets open to others",
+				"secrets",
+				"chmod 644 /etc/comfyume/secrets.env",
+				"chmod 600 /etc/comfyume/secrets.env",
+			],
+			[
+				"the keyring's unit off",
+				"keyring",
+				"systemctl disable comfyume-keyring",
+				"systemctl enable comfyume-keyring",
+			],
+			["an env file open to others", "env-files", `chmod 644 ${stack}/.env`, `chmod 600 ${stack}/.env`],
+			[
+				"links of the older way elsewhere",
+				"storage-paths",
+				"mkdir -p /home/dev/project/data; ln -s /mnt/elsewhere /home/dev/project/data/models",
+				"rm -r /home/dev/project/data",
+			],
+			[
+				"a file changed in the checkout",
+				"project",
+				"echo x >>/home/dev/project/docker-compose.yml",
+				"runuser -u dev -- git -C /home/dev/project checkout -- .",
+			],
+			[
+				"htpasswd emptied",
+				"files",
+				keep(`${stack}/auth/htpasswd`, `: >${stack}/auth/htpasswd`),
+				`cat /root/kept >${stack}/auth/htpasswd; rm /root/kept`,
+			],
+			[
+				"a directory instead of a file",
+				"files",
+				keep(`${stack}/redis/redis.conf`, `rm ${stack}/redis/redis.conf; mkdir ${stack}/redis/redis.conf`),
+				back(`${stack}/redis/redis.conf`),
+			],
+			[
+				"an image gone",
+				"images",
+				"docker tag nginx:1.28-alpine kept:1 && docker rmi --force nginx:1.28-alpine",
+				"docker tag kept:1 nginx:1.28-alpine && docker rmi kept:1",
+			],
+			["a container stopped", "containers", "docker stop comfy-user002", "docker start comfy-user002"],
+			[
+				"Redis with another password",
+				"redis",
+				"docker exec comfy-redis redis-cli config set requirepass another",
+				"docker restart comfy-redis comfy-queue-manager",
+			],
+			[
+				"a user's password another",
+				"users",
+				keep(
+					`${stack}/credentials.env`,
+					`sed -i 's/USER_CREDENTIALS_USER002=.*/USER_CREDENTIALS_USER002=user002:made-up-and-wrong-1/' ${stack}/credentials.env`,
+				),
+				back(`${stack}/credentials.env`),
+			],
+			[
+				"the certificate swapped",
+				"served",
+				keep(
+					"/etc/comfyume/certificates",
+					"openssl req -x509 -newkey rsa:2048 -nodes -days 60 -subj /CN=rehearsal.example.test -addext subjectAltName=DNS:rehearsal.example.test -keyout /etc/comfyume/certificates/key.pem -out /etc/comfyume/certificates/cert.pem 2>/dev/null",
+				),
+				back("/etc/comfyume/certificates"),
+			],
+			[
+				"an extension's file changed",
+				"extensions",
+				`echo x >>${stack}/user_data/user002/comfyui/custom_nodes/comfyume_stand_in/__init__.py`,
+				`sed -i '$d' ${stack}/user_data/user002/comfyui/custom_nodes/comfyume_stand_in/__init__.py`,
+			],
+			[
+				"a model cut short",
+				"models-share",
+				keep(
+					"/mnt/sfs/models/shared/loras/one.safetensors",
+					"truncate -s 1000 /mnt/sfs/models/shared/loras/one.safetensors",
+				),
+				"cat /root/kept >/mnt/sfs/models/shared/loras/one.safetensors; rm /root/kept",
+			],
+			[
+				"a timer removed",
+				"timer-backup",
+				keep(
+					"/etc/systemd/system/comfyume-backup.timer",
+					"systemctl disable --now comfyume-backup.timer; rm /etc/systemd/system/comfyume-backup.timer",
+				),
+				"mv /root/kept /etc/systemd/system/comfyume-backup.timer; systemctl daemon-reload; systemctl enable --now comfyume-backup.timer",
+			],
+		]
+		// Two files of one key, and sshd's own memory of them.
+		function keep2() {
+			return "cp -a /etc/ssh/ssh_host_ed25519_key.pub /root/kept.pub; rm /etc/ssh/ssh_host_ed25519_key*; ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key; systemctl restart ssh"
+		}
+		function back2() {
+			return "mv -f /root/kept /etc/ssh/ssh_host_ed25519_key; mv -f /root/kept.pub /etc/ssh/ssh_host_ed25519_key.pub; systemctl restart ssh"
+		}
+
+		test.each(cases)("%s: %s", async (_, line, breaking, mending) => {
+			await shell(second, breaking)
+			try {
+				const { stdout, stderr } = await second.run(
+					[
+						"/usr/local/bin/comfyume",
+						"verify",
+						"--json",
+						"--manifest",
+						"/root/models.yaml",
+						"--skip",
+						"backup-dry-run",
+					],
+					{ allowedExitCodes: "any", timeoutMs: 120_000 },
+				)
+				const steps = stdout
+					.split("\n")
+					.filter((text) => text.includes('"event":"step"'))
+					.map((text) => JSON.parse(text) as { step: string; outcome: string; because: string })
+				const failed = steps.filter(({ outcome }) => outcome === "failed")
+				expect(
+					failed.map(({ step }) => step),
+					JSON.stringify(failed) + stderr,
+				).toEqual([line])
+			} finally {
+				await shell(second, mending)
+			}
+		})
+
+		beforeAll(() => {
+			writeFileSync(join(second.root, "root/models.yaml"), readFileSync(servers.manifest))
+		})
+
+		test("and put right, all of it is right again", async () => {
+			await shell(
+				second,
+				`${reload}; for _ in $(seq 300); do [ $(docker ps --filter health=healthy --quiet | wc -l) -ge 8 ] && break; sleep 0.2; done`,
+			)
+			const verified = await servers.comfyume("verify")
+			expect(verified.exitCode, verified.all).toBe(0)
+		})
+	})
+})
