@@ -1,5 +1,5 @@
 // What the places of backups are like: the buckets and what keeps them from being emptied, the share and its room.
-import { access, constants, readFile, statfs } from "node:fs/promises"
+import { access, constants, statfs } from "node:fs/promises"
 import { dirname, join } from "node:path"
 import type { Artifact } from "../artifacts/catalogue.ts"
 import { snapshotPrefix } from "../artifacts/snapshot.ts"
@@ -11,7 +11,7 @@ import { covers, type LockRule } from "../storage/bucket-lock.ts"
 import type { ObjectHead } from "../storage/object-store.ts"
 import { formatBytes, formatSeconds } from "../ui/format.ts"
 import { ageSeconds, type StepContext } from "./context.ts"
-import { openShareBackups, shareDirectory } from "./open.ts"
+import { openShareBackups, readShareSentinel, requireMountPoint, shareDirectory } from "./open.ts"
 import type { OpenedBucket } from "./open-buckets.ts"
 
 /** A check that fails does so with its fix: it throws, so that it fails also where other steps are applied. */
@@ -162,12 +162,15 @@ function shareSteps(context: StepContext, share: Share, artifacts: readonly Arti
 	const [mountPoint] = shareDirectory(host, share)
 	const backups = join(mountPoint, share.backups)
 	const store = openShareBackups(host, share)
-	const mounted = "share/mounted"
+	const [mounted, ours] = ["share/mounted", "share/environment"] as const
+	// What another environment keeps on it is nothing to be judged here.
+	const requiredBy = (id: string) =>
+		id === "mounted" ? [] : ["older", "unfinished"].includes(id) ? [mounted, ours] : [mounted]
 	const step = (id: string, title: string, check: Check) =>
-		checkStep(`share/${id}`, title, check, { lane: "share", requires: id === "mounted" ? [] : [mounted] })
+		checkStep(`share/${id}`, title, check, { lane: "share", requires: requiredBy(id) })
 	return [
 		step("mounted", "the share is mounted", async () => {
-			await store.probe()
+			await requireMountPoint(host, share, mountPoint)
 			return `${mountPoint}, as ${share.filesystem}`
 		}),
 		step("writable", "the share can be written", async () => {
@@ -195,17 +198,10 @@ function shareSteps(context: StepContext, share: Share, artifacts: readonly Arti
 			})
 		}),
 		step("environment", "the share is this environment's", async () => {
-			const content = await readFile(join(mountPoint, "ENVIRONMENT"), "utf8").catch((error) => {
-				if (codeOf(error) === "ENOENT") return undefined
-				throw systemError(error, `reading ${mountPoint}/ENVIRONMENT`)
-			})
-			const [named = ""] = content?.trim().split(/\s+/) ?? []
-			if (content === undefined) return "there is no file ENVIRONMENT on it to tell"
-			if (named === environment.name) return `its file ENVIRONMENT says ${named}`
-			throw new OperatorError(`its file ENVIRONMENT says ${named}, and this is ${environment.name}`, {
-				exitCode: exitCodes.refusedByGuard,
-				hint: `compare share.mount in comfyume.yaml with the console; cat ${mountPoint}/ENVIRONMENT`,
-			})
+			const named = await readShareSentinel(share, mountPoint)
+			return named === undefined
+				? "there is no file ENVIRONMENT on it to tell"
+				: `its file ENVIRONMENT names ${named.join(" and ")}`
 		}),
 		step("older", "backups of the older scripts on the share", async (report) => {
 			const patterns = artifacts.flatMap((artifact) =>

@@ -196,7 +196,8 @@ describe("what is wrong with a share", () => {
 		const ended = await world.run(["doctor", "--json"])
 		rmSync(join(world.share, "ENVIRONMENT"))
 		expect(ended.exitCode, ended.stdout).toBe(8)
-		expect(step(ended, "share/environment")?.because).toMatch(/says production, and this is sandbox/)
+		expect(step(ended, "share/environment")?.because).toMatch(/is for production, not for sandbox/)
+		expect(ended.outcomes["share/mounted"]).toBe("satisfied")
 	})
 
 	test("older scripts' backups and unfinished snapshots are said, and fail nothing", async () => {
