@@ -303,6 +303,27 @@ ${more}`
 		})
 	})
 
+	test("the keyring's unit is there and runs at boot, where it is asked for", async () => {
+		// An instance has the outer machine's keyrings: what the unit runs is left out here, and there are no secrets.
+		await shell(
+			"rm -f /etc/comfyume/secrets.env; printf '#!/bin/sh\\necho $* >/run/ran\\n' >/usr/local/bin/comfyume; chmod 755 /usr/local/bin/comfyume",
+		)
+		const step = { configuration: withBuckets, steps: ["keyring"] }
+		const first = await steps(step)
+		expect(first.exitCode, first.all).toBe(0)
+		expect(await shell("cat /run/ran")).toBe("secrets load --quiet\n")
+		expect(await shell("systemctl is-enabled comfyume-keyring")).toBe("enabled\n")
+		await shell("systemctl disable comfyume-keyring")
+		expect((await steps({ ...step, mode: "verify" })).of["keyring"]?.because).toMatch(/next boot/)
+		expect((await steps(step)).exitCode).toBe(0)
+		// One that the file has and the keyring hasn't.
+		await shell("mkdir -p /etc/comfyume; printf 'HF_TOKEN=made-up\\n' >/etc/comfyume/secrets.env")
+		const lacking = await steps({ ...step, mode: "verify" })
+		expect(lacking.of["keyring"]?.because).toBe("HF_TOKEN: not in the keyring")
+		expect(lacking.all).not.toContain("made-up")
+		await shell("rm /etc/comfyume/secrets.env /usr/local/bin/comfyume")
+	})
+
 	test("env files are root's or the user's alone, and what is wrong in them is named without its value", async () => {
 		await mkdir(join(machine.root, "home/dev/project"), { recursive: true })
 		await writeFile(join(machine.root, "home/dev/project/.env"), "DOMAIN=testing.example.test\n", {

@@ -157,12 +157,6 @@ describeWith("docker", "the whole server", () => {
 				"chmod 644 /etc/comfyume/secrets.env",
 				"chmod 600 /etc/comfyume/secrets.env",
 			],
-			[
-				"the keyring's unit off",
-				"keyring",
-				"systemctl disable comfyume-keyring",
-				"systemctl enable comfyume-keyring",
-			],
 			["an env file open to others", "env-files", `chmod 644 ${stack}/.env`, `chmod 600 ${stack}/.env`],
 			[
 				"links of the older way elsewhere",

@@ -65,7 +65,6 @@ environments:
         hostKeys: ${JSON.stringify(identity?.hostKeys ?? [])}
         ${identity === undefined ? "tailnet: join" : `tailscaleAddress: ${identity.tailscaleAddress}`}
     operators: ["${authorizedKey}"]
-    keyring: true
     backups: { recipients: [${recipient}] }
 ${fresh.configuration}    objectStore:
       provider: s3
