@@ -18,6 +18,10 @@ const commands: Readonly<
 		}
 	>
 > = {
+	init: {
+		summary: "write a first comfyume.yaml, by asking",
+		load: () => import("./commands/init.ts"),
+	},
 	restore: {
 		summary: "bring a lost server back from its backups",
 		load: () => import("./commands/restore.ts"),
@@ -178,7 +182,8 @@ async function main(argv: readonly string[]): Promise<void> {
 		await program.parseAsync(words, { from: "user" })
 	} catch (error) {
 		// What a signal broke off fails in many ways; the one thing to say is that it was the signal.
-		finished = report(controller.signal.aborted ? controller.signal.reason : error, surroundings, argv)
+		const { aborted, reason } = controller.signal
+		finished = report(aborted && !speaksOf(error, reason) ? reason : error, surroundings, argv)
 	}
 	process.exitCode = stoppedBy ?? finished
 	// What a remote machine or a hung mount keeps open must not keep a finished command alive.
@@ -221,6 +226,16 @@ function inheriting(parent: Command, child: Command): Command {
 	child.copyInheritedSettings(parent)
 	for (const grandchild of child.commands) inheriting(child, grandchild as Command)
 	return child
+}
+
+/** Whether a command has words of its own for the signal that ended it. */
+function speaksOf(error: unknown, reason: unknown): boolean {
+	return (
+		error instanceof OperatorError &&
+		reason instanceof OperatorError &&
+		error.cause === reason &&
+		error.exitCode === reason.exitCode
+	)
 }
 
 function report(error: unknown, { terminal }: Surroundings, argv: readonly string[]): ExitCode {

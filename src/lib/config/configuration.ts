@@ -59,7 +59,7 @@ export function readConfigurationFile(options: Sources): { path: string; text: s
 		if (codeOf(error) === "ENOENT")
 			throw new OperatorError(`there is no configuration at ${path}`, {
 				exitCode: exitCodes.usage,
-				hint: "comfyume --config FILE …, or copy templates/comfyume.yaml to comfyume.yaml",
+				hint: "comfyume init, which asks and writes one; or name one with --config FILE",
 			})
 		const { message, hint } = systemError(error, `reading the configuration ${path}`)
 		throw new OperatorError(message, {
@@ -91,7 +91,7 @@ export function findConfiguration({
 const notFound = ({ workingDirectory, systemDirectory = "/etc/comfyume" }: Sources) =>
 	new OperatorError(`no ${fileName} in ${workingDirectory}, above it, or in ${systemDirectory}`, {
 		exitCode: exitCodes.usage,
-		hint: "comfyume --config FILE …, or copy templates/comfyume.yaml to comfyume.yaml",
+		hint: "comfyume init, which asks and writes one; or name one with --config FILE",
 	})
 
 const isFile = (path: string) => statSync(path, { throwIfNoEntry: false })?.isFile() === true

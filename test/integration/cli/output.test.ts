@@ -141,6 +141,7 @@ describe("help", () => {
 	const withExitCodes = /\n\nExit status:\n( +\d+ {2}.+\n)+$/
 	const commands = [
 		[],
+		["init"],
 		["backup"],
 		["restore"],
 		["config"],

@@ -1,6 +1,6 @@
 import { PassThrough } from "node:stream"
 import { describe, expect, test } from "vitest"
-import { confirmByTyping } from "../../../src/lib/ui/prompts.ts"
+import { confirmByTyping, openQuestions } from "../../../src/lib/ui/prompts.ts"
 
 const question = { question: "This changes app-1 of production.", word: "production", flag: "--yes" }
 
@@ -55,5 +55,29 @@ describe("what is about to be changed is confirmed", () => {
 	test("by a flag where nobody can be asked", async () => {
 		const { asked } = terminal({ interactive: false })
 		await expect(asked).rejects.toMatchObject({ exitCode: 8, hint: "add --yes" })
+	})
+})
+
+describe("several questions in a row", () => {
+	const open = () => {
+		const stdin = new PassThrough()
+		const controller = new AbortController()
+		return { stdin, controller, ...openQuestions({ stdin, signal: controller.signal }) }
+	}
+
+	test("are answered line by line, also when the lines come together", async () => {
+		const { stdin, answer } = open()
+		stdin.write("one\ntwo\n")
+		expect([await answer(), await answer()]).toEqual(["one", "two"])
+	})
+
+	test("end with the input, and by Ctrl-C", async () => {
+		const ended = open()
+		ended.stdin.end()
+		await expect(ended.answer()).rejects.toMatchObject({ exitCode: 2 })
+		const stopped = open()
+		const asked = stopped.answer()
+		stopped.controller.abort(new Error("stopped by SIGINT"))
+		await expect(asked).rejects.toThrow("stopped by SIGINT")
 	})
 })
