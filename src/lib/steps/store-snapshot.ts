@@ -8,7 +8,15 @@ import {
 	type StoredSidecar,
 	sidecarKey,
 } from "../artifacts/snapshot.ts"
-import { alone, canHeal, fetchArchive, isAnothers, labelOf, type Source } from "../artifacts/source.ts"
+import {
+	alone,
+	canHeal,
+	digestOfObject,
+	fetchArchive,
+	isAnothers,
+	labelOf,
+	type Source,
+} from "../artifacts/source.ts"
 import { digestFile } from "../artifacts/tree.ts"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { requireRoom, requireSpaceOn, spaceFactor } from "../host/disk.ts"
@@ -17,8 +25,11 @@ import type { Lease } from "../storage/share-lock.ts"
 import { type StepContext, workDirectory } from "./context.ts"
 
 type Facts = { sizeBytes: number; digest: string }
-/** `file`, a path on the host, is undefined for what lies in another destination only. */
-type Piece = Facts & { key: string; file?: string }
+/**
+ * `file`, a path on the host, is undefined for what lies in another destination only. `isSmall`: what stands there already
+ * is read before it counts.
+ */
+type Piece = Facts & { key: string; file?: string; isSmall?: boolean }
 
 export type Storing = {
 	context: StepContext
@@ -80,6 +91,7 @@ async function storeAs(
 					{
 						key: indexKey(sidecar.environment, sidecar.artifact, id),
 						...incremental.index,
+						isSmall: true,
 						...(indexFile === undefined ? {} : { file: indexFile }),
 					},
 				]),
@@ -93,12 +105,18 @@ async function storeAs(
 	const facts = await digestFile(host.path(file))
 	// From here on it counts.
 	await lease.require()
-	return putWhole(storing, destination, { key: sidecarKey(sidecar, id), file, ...facts, isTaken })
+	return putWhole(storing, destination, {
+		key: sidecarKey(sidecar, id),
+		file,
+		...facts,
+		isSmall: true,
+		isTaken,
+	})
 }
 
 async function putPiece(storing: Storing, destination: Source, piece: Piece, report: Report): Promise<void> {
 	const { store } = destination
-	if (piece.file === undefined && (await store.head(piece.key))?.sizeBytes === piece.sizeBytes) return
+	if (piece.file === undefined && (await stands(store, piece))) return
 	requireRoom(await store.room?.(), {
 		bytes: Math.ceil(piece.sizeBytes * spaceFactor),
 		// The piece, its sidecar, and directories on the way.
@@ -156,7 +174,16 @@ async function fetchPiece(
 }
 
 /**
- * What stands there already counts only in its right size: a run that was cut off, or a disk, may have damaged it.
+ * What stands there already counts only in its right size: a run that was cut off, or a disk, may have damaged it. What
+ * is small is read: a damaged sidecar of the right size would otherwise never be put right while nothing else changes.
+ */
+async function stands(store: Source["store"], { key, sizeBytes, digest, isSmall }: Piece): Promise<boolean> {
+	if ((await store.head(key))?.sizeBytes !== sizeBytes) return false
+	return isSmall !== true || (await digestOfObject(store, key)) === digest
+}
+
+/**
+ * Puts a piece where it isn't, and sets aside what stands there damaged.
  * False when `isTaken` says that it is somebody else's.
  */
 async function putWhole(
@@ -167,8 +194,9 @@ async function putWhole(
 		file,
 		sizeBytes,
 		digest,
+		isSmall = false,
 		isTaken,
-	}: Facts & { key: string; file: string; isTaken?: () => Promise<boolean> },
+	}: Piece & { file: string; isTaken?: () => Promise<boolean> },
 	report?: Report,
 ): Promise<boolean> {
 	const { host, signal, now, spoken } = context
@@ -177,10 +205,10 @@ async function putWhole(
 	const put = () => store.put(key, host.path(file), { sizeBytes, digest, ifAbsent: true, signal, onProgress })
 	if ((await put()) === "stored") return true
 	if ((await isTaken?.()) === true) return false
-	if ((await store.head(key))?.sizeBytes === sizeBytes) return true
+	if (await stands(store, { key, sizeBytes, digest, isSmall })) return true
 	if (!canHeal(store))
 		throw new OperatorError(`${key} stands damaged on ${name}, where nothing is replaced`, {
-			hint: `comfyume backup ${spoken} --only ${artifact.name}   # once the server's files have changed`,
+			hint: `comfyume backup ${spoken} --only ${artifact.name} --full   # packs it anew, under another name`,
 		})
 	await store.setAside(key, now())
 	await put()
