@@ -1,29 +1,17 @@
 // P15: a restore over SSH of a server on which all is in place, with 50 ms to it and back: the whole process on the
 // operator's machine, from its start to its exit. Round trips are commands that sshd was asked to run; what connecting
 // takes (TCP, key exchange, login) is told beside them.
-import { execFileSync } from "node:child_process"
 import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
-import { openWorkshop } from "../test/support/workshop.ts"
-import { interleave, median, publish, root } from "./support/measure.ts"
+import { interleave, median, publish } from "./support/measure.ts"
 import { openSlowLink } from "./support/slow-link.ts"
+import { makeServer, must } from "./support/whole.ts"
 
 const roundTripMs = 50
 
-execFileSync(process.execPath, ["scripts/release.ts"], { cwd: root })
-
-await using workshop = await openWorkshop()
-const instance = await workshop.freshInstance("server")
-const identity = await workshop.makeServer(instance)
-await workshop.pointAt(instance, identity)
-const words = ["--env", workshop.environmentName]
-const must = async (ran: ReturnType<typeof workshop.comfyume>) => {
-	const { exitCode, stdout, stderr } = await ran
-	if (exitCode !== 0) throw new Error(`${stdout}${stderr}`)
-	return stdout
-}
-await must(workshop.comfyume("backup", ...words))
-await must(workshop.comfyume("restore", ...words))
+const { servers, server: instance } = await makeServer()
+await using _servers = servers
+await must(servers.comfyume("restore"))
 
 // sshd says which commands it runs, one line each.
 await instance.run([
@@ -32,7 +20,7 @@ await instance.run([
 	"echo 'LogLevel VERBOSE' >/etc/ssh/sshd_config.d/00-verbose.conf && systemctl restart ssh",
 ])
 await using link = await openSlowLink({ host: instance.address, port: 22 }, roundTripMs / 2)
-const configuration = join(workshop.laptop, "comfyume.yaml")
+const configuration = join(servers.workshop.laptop, "comfyume.yaml")
 const text = readFileSync(configuration, "utf8")
 writeFileSync(
 	configuration,
@@ -48,10 +36,11 @@ let turns = 0
 const run = async () => {
 	const before = await commandsSoFar()
 	link.turns()
-	const said = await must(workshop.comfyume("restore", ...words, "--json"))
+	const said = await must(servers.comfyume("restore"))
 	turns = Math.max(turns, link.turns())
 	commands = Math.max(commands, (await commandsSoFar()) - before)
-	if (said.includes('"event":"applying"')) throw new Error("something was applied where all is in place")
+	const applied = Object.entries(said.outcomes).filter(([, outcome]) => outcome !== "satisfied")
+	if (applied.length > 0) throw new Error(`where all is in place: ${JSON.stringify(applied)}`)
 }
 const runsMs = await interleave({ restore: { run } })
 publish(

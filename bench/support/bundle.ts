@@ -4,8 +4,8 @@ import { fileURLToPath } from "node:url"
 import { build } from "esbuild"
 
 const root = fileURLToPath(new URL("../..", import.meta.url))
-// P8, P10, P11, P15 and P20 measure what is shipped as it is, and build it.
-const builders = ["P8.ts", "P10.ts", "P11.ts", "P15.ts", "P20.ts"]
+// P8, P10, P11, P15, P20 and P21 measure what is shipped as it is, and build it.
+const builders = ["P8.ts", "P10.ts", "P11.ts", "P15.ts", "P20.ts", "P21.ts"]
 const goals = readdirSync(`${root}bench`).filter(
 	(file) => /^P\d+\.ts$/.test(file) && !builders.includes(file),
 )

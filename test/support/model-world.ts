@@ -17,7 +17,6 @@ import { Readable } from "node:stream"
 import { fileURLToPath } from "node:url"
 import { planBackup } from "../../src/commands/backup.ts"
 import { planStatus } from "../../src/commands/backup-status.ts"
-import { planRestore } from "../../src/commands/restore.ts"
 import {
 	type Manifest,
 	type ModelEntry,
@@ -30,6 +29,7 @@ import type { Plan } from "../../src/lib/plan/step.ts"
 import { Secret } from "../../src/lib/secret.ts"
 import type { StepContext } from "../../src/lib/steps/context.ts"
 import { chooseTarget, openHere } from "../../src/lib/steps/open.ts"
+import { planRestore } from "../../src/lib/steps/restore.ts"
 import { type HealModelsOptions, planHeal } from "../../src/lib/steps/restore-models.ts"
 import type { RestoreOptions } from "../../src/lib/steps/restore-options.ts"
 import { blockBytes } from "../../src/lib/storage/transfer.ts"
