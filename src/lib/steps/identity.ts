@@ -7,7 +7,14 @@ import { fingerprintOf } from "../host/known-hosts.ts"
 import type { LocalHost } from "../host/local.ts"
 import { needed, type Step, satisfied } from "../plan/step.ts"
 import type { Twin } from "../tailscale/tailnet.ts"
-import { isConnected, readAddress, runsSsh, startTailscale, stopTailscale } from "../tailscale/tailscale.ts"
+import {
+	isConnected,
+	readAddress,
+	runsSsh,
+	sshTrouble,
+	startTailscale,
+	stopTailscale,
+} from "../tailscale/tailscale.ts"
 import type { StepContext } from "./context.ts"
 import { type RestoreArchiveOptions, restoreArchive } from "./restore-archive.ts"
 
@@ -76,7 +83,7 @@ export function tailscaleIsUp(
 			if (address !== expected)
 				return needed(address === undefined ? "it is not running" : `it is up as ${address}`)
 			if (!connected) return needed(`it has the address ${address}, and is not connected`)
-			if (ssh === true) return needed(`it answers SSH in sshd's place`)
+			if (ssh !== false) return needed(sshTrouble(ssh))
 			return satisfied(`tailscale ip -4 answers ${address}`)
 		},
 		apply: (report) => startTailscale(host, expected, { say: report.note, signal }),

@@ -78,6 +78,7 @@ async function runsOfUnit({ host }: StepContext, unit: string): Promise<Runs> {
 		...(nextRunAt === undefined ? {} : { nextRunAt }),
 	}
 	if (service.get("ActiveState") === "activating") return { ...runs, result: "under way" }
+	if (nextRunAt === undefined) return { ...runs, trouble: "systemd has no time at which it comes next" }
 	// Since the machine booted it has not run: systemd knows when it last came, and not how that ended.
 	if (timeOf(service.get("ExecMainStartTimestamp")) === undefined) return runs
 	const outcome = service.get("Result") ?? ""

@@ -71,7 +71,9 @@ export const redisLine = (context: StepContext, { stack }: OpenStack): Step => {
 		const password = readEnvFile(await readIfThere(file)).entries.find(
 			({ name }) => name === "REDIS_PASSWORD",
 		)?.value
-		const why = await whyNoPong(place, password === undefined ? undefined : new Secret(password))
+		if (password === undefined || password === "")
+			return needed(`${file} has no REDIS_PASSWORD`, `comfyume generate-users ${context.spoken}`)
+		const why = await whyNoPong(place, new Secret(password))
 		return why === undefined ? satisfied("PONG") : needed(why, `comfyume logs redis ${context.spoken}`)
 	})
 }

@@ -104,12 +104,12 @@ const follows: Readonly<Record<string, readonly string[]>> = {
 	"scratch-directories": ["scratch"],
 	"backup-dry-run": ["share", "configuration", "secrets"],
 	images: ["docker"],
+	redis: ["docker"],
+	door: ["docker"],
 	containers: ["docker"],
 	extensions: ["containers"],
-	redis: ["containers"],
 	queue: ["door", "redis"],
-	door: ["containers"],
-	users: ["door"],
+	users: ["containers", "door"],
 	served: ["door", "certificate"],
 }
 
@@ -187,7 +187,8 @@ function checkoutLine(context: StepContext, artifact: Artifact): Step[] {
 				return needed(`it stands at ${state.commit.slice(0, 12)}, pinned is ${commit.slice(0, 12)}`, hint)
 			if (state.changes.length > 0)
 				return needed(`changed and in no commit: ${state.changes.join(", ")}`, `git -C ${path} diff`)
-			return satisfied(`${branch} at ${state.commit.slice(0, 12)}, clean`)
+			const pinned = commit === undefined ? "; no commit is pinned to compare with" : ", as pinned"
+			return satisfied(`${branch} at ${state.commit.slice(0, 12)}, clean${pinned}`)
 		}),
 	]
 }

@@ -50,6 +50,12 @@ export async function runsSsh(host: Host): Promise<boolean | undefined> {
 	return exitCode === 0 ? preferencesSchema.safeParse(parse(stdout)).data?.RunSSH : undefined
 }
 
+/** In words, of anything but a plain no. */
+export const sshTrouble = (runs: true | undefined): string =>
+	runs === true
+		? "Tailscale answers SSH in sshd's place"
+		: "nobody can say whether Tailscale answers SSH: `tailscale debug prefs` doesn't"
+
 function parse(text: string): unknown {
 	try {
 		return JSON.parse(text)

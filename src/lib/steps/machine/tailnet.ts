@@ -1,7 +1,7 @@
 // A machine that has no identity to come back: it joins the tailnet as a new one.
 import { needed, type Step, satisfied } from "../../plan/step.ts"
 import type { Secret } from "../../secret.ts"
-import { isConnected, joinTailnet, readAddress, runsSsh } from "../../tailscale/tailscale.ts"
+import { isConnected, joinTailnet, readAddress, runsSsh, sshTrouble } from "../../tailscale/tailscale.ts"
 import type { StepContext } from "../context.ts"
 
 // Memory, gone with a reboot whatever happens.
@@ -25,7 +25,7 @@ export function tailnetIsJoined(
 				runsSsh(host),
 			])
 			if (!connected || address === undefined) return needed("it is in no tailnet")
-			if (ssh === true) return needed("Tailscale answers SSH in sshd's place")
+			if (ssh !== false) return needed(sshTrouble(ssh))
 			if (hostConfiguration.tailscaleAddress === undefined)
 				report.note(
 					`its address is ${address}: write tailscaleAddress: ${address} into comfyume.yaml in place of tailnet: join, then: comfyume restore ${spoken} --only machine; from then on its identity is backed up`,
