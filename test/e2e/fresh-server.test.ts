@@ -93,7 +93,7 @@ ${servers.configuration}`,
 		const apt = ["apt-get", "--yes", "--no-install-recommends", "install", ...all]
 		await server.run(apt, { environment: { DEBIAN_FRONTEND: "noninteractive" }, timeoutMs: 120_000 })
 		expect(await shell("jq --version; htpasswd -nbB a b | cut -c1-3; certbot --version")).toMatch(
-			/^jq-1\.6\na:\$\ncertbot 2\./,
+			/^jq-1\.6\na:\$\s+certbot 2\./,
 		)
 	})
 
@@ -118,7 +118,7 @@ apt-get update && apt-get --yes install tailscale`)
 		const images = await shell("docker images --format '{{.Repository}}:{{.Tag}}'")
 		for (const name of Object.values(baseImages)) expect(images).toContain(name)
 		await shell(`mkdir -p /root/site && cd /root/site
-printf 'from a container' >index.html
+echo from a container >index.html
 printf 'FROM ${baseImages.python}\\nCOPY index.html /srv/\\nRUN test -s /srv/index.html\\nWORKDIR /srv\\nCMD ["python3", "-m", "http.server", "8000"]\\n' >Dockerfile
 cat >compose.yaml <<'END'
 services:
@@ -139,8 +139,8 @@ services:
 volumes: { kept: {} }
 END
 docker compose up --build --detach --wait`)
-		const logs = () => shell("cd /root/site && docker compose logs --no-log-prefix visitor")
-		await poll(async () => (await logs()).trim() === "from a container", {
+		const logs = () => shell("docker logs site-visitor-1")
+		await poll(async () => (await logs()) === "from a container\n", {
 			what: "the visitor's word",
 			deadlineMs: 10_000,
 		})
@@ -153,7 +153,7 @@ docker compose up --build --detach --wait`)
 
 	test("shows a published port to its neighbours", async () => {
 		const answer = await run("curl", ["-fsS", "--max-time", "5", `http://${server.address}:8000/`])
-		expect(answer.stdout).toBe("from a container")
+		expect(answer.stdout).toBe("from a container\n")
 	})
 
 	test("mounts the share and its disk itself", async () => {
@@ -173,14 +173,16 @@ echo kept >/mnt/scratch/kept`)
 		await shell(`docker run --detach --name once --init ${baseImages.redis} sleep infinity`)
 		await server.reboot()
 		await Promise.all([server.waitForSsh(), waitForDocker(server)])
-		expect(await shell("systemctl is-system-running --wait || systemctl --failed --no-legend")).toBe(
-			"running\n",
-		)
+		await shell("systemctl is-system-running --wait || true")
+		// There is no NFS in this kernel, and nfs-common misses it.
+		expect(
+			await shell("systemctl --failed --no-legend --plain | grep -v ^run-rpc_pipefs.mount || true"),
+		).toBe("")
 		expect(await shell("cat /mnt/sfs/from-outside /mnt/scratch/kept")).toBe("outside\nkept\n")
 		await poll(
 			async () =>
 				(await server.run(["curl", "-fsS", "--max-time", "2", "http://127.0.0.1:8000/"], any)).stdout ===
-				"from a container",
+				"from a container\n",
 			{ what: "the published port after the reboot", deadlineMs: 20_000 },
 		)
 		const states = await shell("docker ps --all --format '{{.Names}} {{.State}}' | sort")

@@ -71,7 +71,11 @@ export async function openFreshServers(
 					{ from: share, to: outsideShare },
 					{ from: images, to: baseImages, readOnly: true },
 				],
-				prepare: (root) => writeFile(join(root, "etc/apt/sources.list"), apt.sources),
+				prepare: async (root) => {
+					await writeFile(join(root, "etc/apt/sources.list"), apt.sources)
+					// As in Debian's own container images: a power cut of the outer machine is not what is tried here.
+					await writeFile(join(root, "etc/dpkg/dpkg.cfg.d/force-unsafe-io"), "force-unsafe-io\n")
+				},
 			})
 			await Promise.all([server.waitForSsh(), waitForDocker(server)])
 			return server
