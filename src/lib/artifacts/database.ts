@@ -3,9 +3,9 @@
 import { chmod, chown, copyFile, lstat, mkdir, mkdtemp, open, rm, utimes } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { dirname, join } from "node:path"
-import { codeOf, messageOf, OperatorError } from "../errors.ts"
+import { codeOf, exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { companionEndings } from "../formats/sqlite-files.ts"
-import { digestFile } from "./tree.ts"
+import { digestFile, UnreadableFile } from "./tree.ts"
 
 /** Writers leave a file's times in steps of a few milliseconds; what is older than this is not being written. */
 const settledAfterMs = 2000
@@ -18,11 +18,17 @@ const isBusy = (error: unknown) => {
 	return typeof errcode === "number" && [0, 5].includes(errcode & 0xff)
 }
 
+/** SQLITE_FULL: no room where it writes. */
+const isFull = (error: unknown) => {
+	const { errcode } = error as { errcode?: unknown }
+	return typeof errcode === "number" && (errcode & 0xff) === 13
+}
+
 /**
  * The content of a database in use, by a copy that SQLite makes and that is removed again. Undefined for what is no
  * database, or one at rest: its file is read like any other.
  * @param disk path on this machine
- * @throws {OperatorError} when SQLite can't copy it
+ * @throws {UnreadableFile} when SQLite can't copy it
  */
 export async function digestDatabase(
 	disk: string,
@@ -42,7 +48,7 @@ export async function digestDatabase(
 /**
  * Puts a consistent copy of a database beside, with its mode, owner and times, for whoever packs it.
  * @returns undefined for what is no database
- * @throws {OperatorError} when it can't be copied
+ * @throws {UnreadableFile} when it can't be copied; {OperatorError} (7) without room for the copy
  */
 export async function stageDatabase(
 	disk: string,
@@ -109,7 +115,7 @@ async function requirePlainCompanions(disk: string): Promise<void> {
 			throw error
 		})
 		if (facts === undefined || (facts.isFile() && facts.nlink === 1)) continue
-		throw new OperatorError(`${disk}${ending} is no plain file, and the database is not opened`, {
+		throw new UnreadableFile(`${disk}${ending} is no plain file, and the database is not opened`, {
 			hint: `ls -la ${disk}*`,
 		})
 	}
@@ -123,17 +129,24 @@ async function copyWithSqlite(disk: string, copy: string, waitMs: number): Promi
 	} catch (error) {
 		// Its files change while somebody writes: a copy of them would be of no state at all.
 		if (isBusy(error))
-			throw new OperatorError(
+			throw new UnreadableFile(
 				`the database ${disk} is held by a transaction for longer than ${waitMs / 1000} s`,
 				{
 					hint: `fuser -v ${disk}   # who has it open`,
 					cause: error,
 				},
 			)
+		// The copy's disk, not the database.
+		if (isFull(error))
+			throw new OperatorError(`there is no room for a copy of the database ${disk}`, {
+				exitCode: exitCodes.noSpace,
+				hint: "df -h; df -i",
+				cause: error,
+			})
 		try {
 			await recover(disk, copy)
 		} catch {
-			throw new OperatorError(`the database ${disk} can't be copied: ${messageOf(error)}`, {
+			throw new UnreadableFile(`the database ${disk} can't be copied: ${messageOf(error)}`, {
 				hint: `sqlite3 ${disk} 'pragma integrity_check'`,
 				cause: error,
 			})

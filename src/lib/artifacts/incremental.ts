@@ -30,10 +30,17 @@ const worthKeeping = 0.25
  * Decides by content. Archives that have become useless, or too many, are given up, those with the least in use first: a
  * large first archive stays, the small hourly ones on it are merged.
  * @param base undefined for a snapshot that stands alone
+ * @param carried paths whose bytes can be had from their earlier archive alone; it is kept, whatever becomes of others
+ * @param full pack everything else anew
  */
-export function choosePacking(tree: Tree, base: Base | undefined): Packing {
+export function choosePacking(
+	tree: Tree,
+	base: Base | undefined,
+	{ carried = new Set(), full = false }: { carried?: ReadonlySet<string>; full?: boolean } = {},
+): Packing {
 	const before = new Map(base?.entries.map((entry) => [entry.path, entry]))
 	const unchanged = tree.entries.flatMap((entry) => {
+		if (full && !carried.has(entry.path)) return []
 		const same = before.get(entry.path)
 		return entry.type === "file" && same !== undefined && isSame(entry, same) ? [same] : []
 	})
@@ -42,8 +49,14 @@ export function choosePacking(tree: Tree, base: Base | undefined): Packing {
 	const needed = (base?.archives ?? [])
 		.filter(({ id }) => inUse.has(id))
 		.sort((a, b) => (inUse.get(b.id) ?? 0) - (inUse.get(a.id) ?? 0) || (a.id < b.id ? 1 : -1))
-	const worth = needed.filter(({ id, unpackedBytes }) => (inUse.get(id) ?? 0) >= unpackedBytes * worthKeeping)
-	const archives = worth.length < mostArchives ? worth : worth.slice(0, archivesAfterwards)
+	const only = new Set(unchanged.filter(({ path }) => carried.has(path)).map(({ archive }) => archive))
+	const worth = needed.filter(
+		({ id, unpackedBytes }) => only.has(id) || (inUse.get(id) ?? 0) >= unpackedBytes * worthKeeping,
+	)
+	const archives =
+		worth.length < mostArchives
+			? worth
+			: worth.filter(({ id }, index) => only.has(id) || index < archivesAfterwards)
 	const ids = new Set(archives.map(({ id }) => id))
 	const kept = new Map(
 		unchanged.filter(({ archive }) => ids.has(archive)).map(({ path, archive }) => [path, archive]),

@@ -23,6 +23,7 @@ import {
 	type Tree,
 	treeDigest,
 	treeOf,
+	UnreadableFile,
 } from "./tree.ts"
 
 const attempts = 3
@@ -39,10 +40,16 @@ export type Taking = {
 	workDirectory: string
 	/** What an incremental snapshot builds upon; it stands alone without. */
 	base?: Base
+	/** Build upon it only for what can't be read now. */
+	full?: boolean
 	digests?: DigestCache
+	unread?: Unread
 	now: () => Date
 	signal: AbortSignal
 }
+
+/** Files of this run that can't be read, by path: a database that somebody holds isn't waited for twice. */
+export type Unread = Map<string, UnreadableFile>
 
 export type Taken = {
 	id: string
@@ -58,18 +65,23 @@ export type Taken = {
 }
 
 /** What is needed to read an artifact's files. */
-export type Reading = Pick<Taking, "host" | "artifact" | "now" | "signal" | "digests">
+export type Reading = Pick<Taking, "host" | "artifact" | "now" | "signal" | "digests" | "unread"> & {
+	/** What the newest snapshot holds, asked for when a file of an incremental artifact can't be read. */
+	earlier?: () => Promise<Base | undefined>
+}
 
 /**
  * What an artifact holds on this host right now, held to its floor. What is remembered of a file that has not changed
- * isn't read again.
+ * isn't read again. Of an incremental artifact, a file that can't be read is as the newest snapshot has it.
  * @param read how a file's content is had; else as a look has it, which leaves no copies
  * @returns a tree without entries where an optional artifact isn't on the host at all
  * @throws {OperatorError} (3) when it is less than the floor: there is nothing worth backing up, or something is wrong
  */
 export async function readArtifact(reading: Reading, read = rememberingReader(reading)): Promise<Tree> {
 	const { host, artifact, signal } = reading
-	const tree = await readTree(host, artifact, "/", signal, read)
+	const { paths, exclude, incremental: tolerant } = artifact
+	const request = { paths, exclude, tolerant }
+	const tree = await withEarlier(await readTree(host, request, "/", signal, read), reading)
 	// Directories in which nobody has put anything yet are no loss either.
 	if (artifact.optional && tree.sizeBytes === 0) return { ...tree, entries: [] }
 	const problems = floorProblems(artifact, tree)
@@ -83,12 +95,44 @@ export async function readArtifact(reading: Reading, read = rememberingReader(re
 	return withDemandedModes(artifact, tree, { ownership: !host.standIn })
 }
 
+/** Of one user's file that can't be read, the earlier copy stays; all others' are not kept from being stored. */
+async function withEarlier(tree: Tree, { earlier }: Reading): Promise<Tree> {
+	if (!tree.leftOut.some(({ unread }) => unread === true)) return tree
+	const base = await earlier?.()
+	const before = new Map(base?.entries.map((entry) => [entry.path, entry]))
+	const found = tree.leftOut.map((each) => {
+		const entry = each.unread === true ? before.get(each.path.slice(1)) : undefined
+		return entry?.type === "file" ? { each: { ...each, earlier: entry.archive }, entry } : { each }
+	})
+	const entries = found.flatMap(({ entry }) => {
+		if (entry === undefined) return []
+		const { archive: _, ...rest } = entry
+		return [rest]
+	})
+	return treeOf(
+		[...tree.entries, ...entries],
+		found.map(({ each }) => each),
+	)
+}
+
+/** What can't be read now isn't asked for again in the same run. */
+async function remembered<T>(unread: Unread, path: string, work: () => Promise<T>): Promise<T> {
+	const known = unread.get(path)
+	if (known !== undefined) throw known
+	try {
+		return await work()
+	} catch (error) {
+		if (error instanceof UnreadableFile) unread.set(path, error)
+		throw error
+	}
+}
+
 /** Reads what has changed since it was last read, and databases in use by a copy of them. */
-function rememberingReader({ digests, now, signal }: Reading): ReadFile {
+function rememberingReader({ digests, now, signal, unread = new Map() }: Reading): ReadFile {
 	const plain = plainReader(signal)
 	return async (path, disk, identity) => {
 		if (isDatabaseName(path)) {
-			const copied = await digestDatabase(disk, now())
+			const copied = await remembered(unread, path, () => digestDatabase(disk, now()))
 			if (copied !== undefined) return copied
 		}
 		if (digests === undefined) return plain(path, disk, identity)
@@ -105,12 +149,13 @@ function rememberingReader({ digests, now, signal }: Reading): ReadFile {
 
 /** Puts copies of databases beside, which are then packed in their stead. */
 function stagingReader(reading: Reading, directory: string, staged: Set<string>): ReadFile {
-	const { host, now } = reading
+	const { host, now, unread = new Map() } = reading
 	const otherwise = rememberingReader(reading)
 	return async (path, disk, identity) => {
 		if (!isDatabaseName(path)) return otherwise(path, disk, identity)
 		const copy = host.path(`${directory}${path}`)
-		const facts = await stageDatabase(disk, copy, { now: now(), ownership: !host.standIn })
+		const staging = { now: now(), ownership: !host.standIn }
+		const facts = await remembered(unread, path, () => stageDatabase(disk, copy, staging))
 		if (facts === undefined) return otherwise(path, disk, identity)
 		staged.add(path.slice(1))
 		return facts
@@ -132,9 +177,14 @@ export async function takeSnapshot(work: Taking): Promise<Taken> {
 	for (let attempt = 1; attempt <= attempts; attempt++) {
 		const staged = new Set<string>()
 		await host.files.remove(copies)
-		const tree = await readArtifact(work, stagingReader(work, copies, staged))
+		const reading: Reading = { ...work, earlier: async () => work.base }
+		const tree = await readArtifact(reading, stagingReader(reading, copies, staged))
+		const carried = tree.leftOut.filter(({ earlier }) => earlier !== undefined)
 		const packing: Packing = artifact.incremental
-			? choosePacking(tree, work.base)
+			? choosePacking(tree, work.base, {
+					carried: new Set(carried.map(({ path }) => path.slice(1))),
+					full: work.full ?? false,
+				})
 			: { pack: tree, kept: new Map(), archives: [] }
 		const { pack } = packing
 		// Both forms at once, where it is encrypted.
@@ -165,7 +215,14 @@ export async function takeSnapshot(work: Taking): Promise<Taken> {
 		const problems = floorProblems(artifact, whole)
 		if (problems.length > 0)
 			throw new OperatorError(`the archive of ${artifact.name} holds too little: ${problems.join("; ")}`)
-		return describeArchive(work, whole, { ...(await seal(work, archiveFile, facts)), changed, packing })
+		const asBefore = carried.map(
+			({ path, earlier }) => `${path} is as ${earlier} has it: it could not be read`,
+		)
+		return describeArchive(work, whole, {
+			...(await seal(work, archiveFile, facts)),
+			changed: [...changed, ...asBefore],
+			packing,
+		})
 	}
 	throw new Error("unreachable: the last attempt returns or throws")
 }

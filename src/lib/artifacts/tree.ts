@@ -3,7 +3,7 @@
 import { createHash } from "node:crypto"
 import { lstat, open, readdir, readFile, readlink } from "node:fs/promises"
 import { basename, dirname, join } from "node:path"
-import { codeOf, systemError } from "../errors.ts"
+import { codeOf, OperatorError, systemError } from "../errors.ts"
 import { companionsAmong } from "../formats/sqlite-files.ts"
 import type { LocalHost } from "../host/local.ts"
 import { type FileIdentity, identityOf } from "../models/kind.ts"
@@ -40,6 +40,15 @@ export type LeftOut = {
 	because: string
 	/** True when somebody may miss it after a restore. Sockets and devices are made anew by whoever needs them. */
 	missed: boolean
+	/** True of a file that is there and can't be read as it should be: what was stored of it before is still worth having. */
+	unread?: boolean
+	/** The archive that holds what was stored of it before, which then stands in the tree. */
+	earlier?: string
+}
+
+/** One file's content can't be had, and all others' can. */
+export class UnreadableFile extends OperatorError {
+	override name = "UnreadableFile"
 }
 
 /**
@@ -57,7 +66,17 @@ export type TreeRequest = {
 	paths: readonly string[]
 	/** Path patterns (path-pattern.ts). What matches, and what lies below it, isn't part of the tree. */
 	exclude: readonly string[]
+	/** A file that can't be read as it should be is left out and said, instead of failing all others. */
+	tolerant?: boolean
 }
+
+// A restore puts directories of its own before a path, and Linux takes 4095 bytes.
+const longestPathBytes = 3500
+const isTooLong = (path: string) => Buffer.byteLength(path) > longestPathBytes
+
+// Reading holes takes time and room as if they were data: one user's could take all others' backup.
+const mostHolesBytes = 1024n ** 3n
+const isHollow = ({ size, blocks }: { size: bigint; blocks: bigint }) => size - blocks * 512n > mostHolesBytes
 
 /**
  * Reads a tree from a host's disk. Paths that don't exist are simply not in it; nor is what SQLite keeps beside a
@@ -67,7 +86,7 @@ export type TreeRequest = {
  */
 export async function readTree(
 	host: LocalHost,
-	{ paths, exclude }: TreeRequest,
+	{ paths, exclude, tolerant = false }: TreeRequest,
 	at = "/",
 	signal?: AbortSignal,
 	read: ReadFile = plainReader(signal),
@@ -84,6 +103,15 @@ export async function readTree(
 		// Asked before the disk is: under the name as it was decoded there is nothing.
 		if (path.includes("\uFFFD")) {
 			leftOut.push({ path, because: "its name is not UTF-8", missed: true })
+			return
+		}
+		if (isTooLong(path)) {
+			const shown = `${path.slice(0, 200)}…`
+			leftOut.push({
+				path: shown,
+				because: `its path is longer than ${longestPathBytes} bytes`,
+				missed: true,
+			})
 			return
 		}
 		const folded = path.normalize("NFC")
@@ -119,8 +147,16 @@ export async function readTree(
 				leftOut.push({ path, because: "it is setuid or setgid", missed: true })
 				return
 			}
+			if (tolerant && isHollow(facts)) {
+				const because = `it claims ${facts.size} bytes and holds ${facts.blocks * 512n}`
+				leftOut.push({ path, because, missed: true, unread: true })
+				return
+			}
 			// It may have vanished since; then it isn't part of the tree.
-			const hashed = await orNothing(read(path, disk, identityOf(facts)))
+			const hashed = await orNothing(read(path, disk, identityOf(facts))).catch((error: unknown) => {
+				if (!tolerant || !(error instanceof UnreadableFile)) throw error
+				leftOut.push({ path, because: error.message, missed: true, unread: true })
+			})
 			if (hashed !== undefined) entries.push({ ...common, type: "file", ...hashed })
 		} else {
 			leftOut.push({ path, because: "it is a socket, a pipe or a device", missed: false })
@@ -138,7 +174,7 @@ export async function readTree(
 /** True when no file with a byte in it lies at the paths or below them. Ends with the first that does. */
 export async function isAbsent(host: LocalHost, { paths, exclude }: TreeRequest): Promise<boolean> {
 	const holds = async (path: string): Promise<boolean> => {
-		if (exclude.some((pattern) => isWithin(path, pattern))) return false
+		if (exclude.some((pattern) => isWithin(path, pattern)) || isTooLong(path)) return false
 		const disk = host.path(path)
 		const facts = await orNothing(lstat(disk))
 		if (facts?.isFile() === true) return facts.size > 0

@@ -8,7 +8,7 @@ import { type Lineage, readLineage, treeDigestOf, writeLineage } from "../artifa
 import type { ArchiveSidecar } from "../artifacts/snapshot.ts"
 import { treeOfIndex } from "../artifacts/snapshot-index.ts"
 import { type Copy, lackingPiece, readSidecar, type Source } from "../artifacts/source.ts"
-import { readArtifact, type Taken, takeSnapshot } from "../artifacts/take.ts"
+import { readArtifact, type Taken, takeSnapshot, type Unread } from "../artifacts/take.ts"
 import { type Tree, treeDigest } from "../artifacts/tree.ts"
 import { messageOf, OperatorError } from "../errors.ts"
 import { type Finding, needed, type Report, type Step, satisfied, unknown } from "../plan/step.ts"
@@ -54,6 +54,7 @@ export function backupArchive(
 		allowUnverified: false,
 	}
 	const digests = once(() => context.openDigests(artifact.name))
+	const unread: Unread = new Map()
 
 	/** The newest snapshot in one destination all of whose pieces are there in their right size. */
 	const newestIn = async (destination: Source): Promise<Standing | undefined> => {
@@ -72,13 +73,17 @@ export function backupArchive(
 		return { id: candidate.name.id, sidecar, copy }
 	}
 
-	const survey = async (): Promise<Surveyed> => {
-		const cache = full ? undefined : await digests()
-		const tree = await readArtifact({ host, artifact, now, signal, ...(cache && { digests: cache }) })
-		await cache?.save(new Set(tree.entries.map(({ path }) => `/${path}`)))
+	const survey = async (report: Report): Promise<Surveyed> => {
 		const found = await Promise.all(
 			destinations.map(async (destination) => ({ destination, newest: await newestIn(destination) })),
 		)
+		const cache = full ? undefined : await digests()
+		const tree = await readArtifact({
+			...{ host, artifact, now, signal, unread },
+			...(cache && { digests: cache }),
+			earlier: once(() => baseOf(newestOf(found), report)),
+		})
+		await cache?.save(new Set(tree.entries.map(({ path }) => `/${path}`)))
 		const digest = tree.entries.length === 0 ? undefined : treeDigest(tree, { ownership })
 		const standing = await compare(found, digest)
 		for (const { destination, newest, lacks } of standing) {
@@ -111,14 +116,18 @@ export function backupArchive(
 		id: artifact.name,
 		title: artifact.name,
 		check: async (report) => {
-			surveyed = await survey()
+			surveyed = await survey(report)
 			const { tree } = surveyed
 			if (surveyed.digest === undefined) return absent(surveyed.standing)
 			const digest = taken?.treeDigest ?? surveyed.digest
 			const standing = await compare(surveyed.standing, digest)
 			if (digest !== surveyed.digest) report.note("it has changed again since; the next backup takes that")
-			for (const { path, because, missed } of tree.leftOut)
-				report[missed ? "warn" : "note"](`${path} is left out: ${because}`)
+			for (const { path, because, missed, earlier } of tree.leftOut)
+				report[missed ? "warn" : "note"](
+					earlier === undefined
+						? `${path} is left out: ${because}`
+						: `${path} stays as ${earlier} has it: ${because}`,
+				)
 			const current = standing.filter(isCurrent)
 			const lacking = standing.filter(isLacking)
 			const [first] = current
@@ -137,7 +146,7 @@ export function backupArchive(
 			)
 		},
 		apply: async (report) => {
-			const { digest, standing } = surveyed ?? (await survey())
+			const { digest, standing } = surveyed ?? (await survey(report))
 			if (digest === undefined) throw lost(standing)
 			const lacking = full
 				? standing.filter(({ destination }) => due.includes(destination))
@@ -224,13 +233,13 @@ export function backupArchive(
 				failures.push(error)
 			}
 		}
-		if (failures.length > 0) await noteStanding(snapshot)
+		if (failures.length > 0) await noteStanding(snapshot, report)
 		throwTogether(failures)
 	}
 
 	/** The table must show what is stored although something failed. */
-	async function noteStanding({ treeDigest }: Taken): Promise<void> {
-		const standing = await compare((await survey()).standing, treeDigest)
+	async function noteStanding({ treeDigest }: Taken, report: Report): Promise<void> {
+		const standing = await compare((await survey(report)).standing, treeDigest)
 		noteSummary(standing.filter(isCurrent), standing.filter(isLacking))
 	}
 
@@ -271,10 +280,11 @@ export function backupArchive(
 	}
 
 	async function take(standing: Surveyed["standing"], report: Report): Promise<Taken> {
-		const predecessor = standing
-			.flatMap(({ newest }) => newest ?? [])
-			.sort((a, b) => (a.id < b.id ? 1 : -1))[0]
-		const [base, cache] = full ? [] : [await baseOf(predecessor, report), await digests()]
+		const predecessor = newestOf(standing)
+		const cache = full ? undefined : await digests()
+		// What can't be read is only there.
+		const isCarrying = surveyed?.tree.leftOut.some(({ earlier }) => earlier !== undefined) === true
+		const base = full && !isCarrying ? undefined : await baseOf(predecessor, report)
 		const taken = await takeSnapshot({
 			host,
 			artifact,
@@ -283,6 +293,7 @@ export function backupArchive(
 			recipients,
 			workDirectory,
 			...(base && { base }),
+			...{ full, unread },
 			...(cache && { digests: cache }),
 			now,
 			signal,
@@ -351,6 +362,9 @@ function whatLacks(
 	if (holds === undefined) return `${id} on ${name} is encrypted, and this host has no note of what is in it`
 	return holds === wanted.digest ? undefined : `changed since ${id} on ${name}`
 }
+
+const newestOf = (standing: readonly { newest: Standing | undefined }[]): Standing | undefined =>
+	standing.flatMap(({ newest }) => newest ?? []).sort((a, b) => (a.id < b.id ? 1 : -1))[0]
 
 const isSameSet = (some: readonly string[], others: readonly string[]) =>
 	some.every((one) => others.includes(one)) && others.every((one) => some.includes(one))
