@@ -66,6 +66,8 @@ export type TreeRequest = {
 	paths: readonly string[]
 	/** Path patterns (path-pattern.ts). What matches, and what lies below it, isn't part of the tree. */
 	exclude: readonly string[]
+	/** `*` in a path is a part of a name. */
+	exact?: boolean
 	/** A file that can't be read as it should be is left out and said, instead of failing all others. */
 	tolerant?: boolean
 }
@@ -86,7 +88,7 @@ const isHollow = ({ size, blocks }: { size: bigint; blocks: bigint }) => size - 
  */
 export async function readTree(
 	host: LocalHost,
-	{ paths, exclude, tolerant = false }: TreeRequest,
+	{ paths, exclude, exact = false, tolerant = false }: TreeRequest,
 	at = "/",
 	signal?: AbortSignal,
 	read: ReadFile = plainReader(signal),
@@ -164,7 +166,8 @@ export async function readTree(
 	}
 
 	try {
-		for (const path of paths) for (const root of await expand(host, join(at, path), path)) await visit(root)
+		for (const path of paths)
+			for (const root of exact ? [path] : await expand(host, join(at, path), path)) await visit(root)
 	} catch (error) {
 		throw systemError(error, `reading what lies below ${paths.join(", ")}`)
 	}

@@ -74,7 +74,7 @@ export function restoreFiles(
 	const differing = async (tree: Tree): Promise<string[]> => {
 		const files = filesOf(tree)
 		const paths = files.map(({ path }) => `/${path}`)
-		const found = await readTree(host, { paths, exclude: [] }, where, signal)
+		const found = await readTree(host, { paths, exclude: [], exact: true }, where, signal)
 		return differences(treeOf(files), treeOf(filesOf(found)), { ownership, limit: 5 })
 	}
 

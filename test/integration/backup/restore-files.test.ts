@@ -60,6 +60,21 @@ test("out of a snapshot that is one archive, too", async () => {
 	expect(read("home/dev/.zshrc")).toContain("EDITOR")
 })
 
+test("a name with a star in it is a name, and what else it would stand for has no say", async () => {
+	const starred = `${root}/user003/default/workflows/film*.json`
+	write(starred, "a star")
+	sandbox.at("2026-11-18T18:10:00Z")
+	await backup()
+	write(starred, "changed since")
+	write(`${root}/user003/default/workflows/film 2.json`, "newer than the snapshot")
+	const restoring = { only: ["user-data"], files: ["user003/default/workflows/film*.json"] }
+	const ran = await sandbox.restore(server, restoring)
+	expect([ran.exitCode, ran.outcome("user-data")], said(ran)).toEqual([0, "applied"])
+	expect(read(starred)).toBe("a star")
+	expect(read(`${root}/user003/default/workflows/film 2.json`)).toBe("newer than the snapshot")
+	expect((await sandbox.restore(server, restoring)).outcome("user-data")).toBe("satisfied")
+})
+
 test("what was deleted comes back with its directories", async () => {
 	rmSync(join(server, root, "user003"), { recursive: true })
 	const ran = await sandbox.restore(server, { only: ["user-data"], files: [`/${workflow}`] })
