@@ -1,7 +1,6 @@
 // SQLite databases that somebody may be writing to. Their file alone is no copy: a transaction may be half in it, and
 // what was committed may lie beside it. The only file that opens one.
 import { chmod, chown, copyFile, lstat, mkdir, mkdtemp, open, rm, utimes } from "node:fs/promises"
-import { tmpdir } from "node:os"
 import { dirname, join } from "node:path"
 import { codeOf, exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { companionEndings } from "../formats/sqlite-files.ts"
@@ -28,14 +27,15 @@ const isFull = (error: unknown) => {
  * The content of a database in use, by a copy that SQLite makes and that is removed again. Undefined for what is no
  * database, or one at rest: its file is read like any other.
  * @param disk path on this machine
+ * @param directory where the copy is made
  * @throws {UnreadableFile} when SQLite can't copy it
  */
 export async function digestDatabase(
 	disk: string,
-	now: Date,
+	{ now, directory }: { now: Date; directory: () => Promise<string> },
 ): Promise<{ digest: string; sizeBytes: number } | undefined> {
 	if (!(await isDatabase(disk)) || (await isAtRest(disk, now))) return undefined
-	const scratch = await mkdtemp(join(tmpdir(), "comfyume-database-"))
+	const scratch = await mkdtemp(join(await directory(), "comfyume-database-"))
 	try {
 		const copy = join(scratch, "copy")
 		await copyWithSqlite(disk, copy, busyMs)

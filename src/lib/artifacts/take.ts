@@ -1,5 +1,6 @@
 // Takes a snapshot: packs what lies on the disk, reads the archive back member by member, and says by its sidecar what
 // must be true of it from now on.
+import { tmpdir } from "node:os"
 import { OperatorError } from "../errors.ts"
 import { isDatabaseName } from "../formats/sqlite-files.ts"
 import { requireSpaceOn, spaceFactor } from "../host/disk.ts"
@@ -65,7 +66,10 @@ export type Taken = {
 }
 
 /** What is needed to read an artifact's files. */
-export type Reading = Pick<Taking, "host" | "artifact" | "now" | "signal" | "digests" | "unread"> & {
+export type Reading = Pick<
+	Taking,
+	"host" | "artifact" | "workDirectory" | "now" | "signal" | "digests" | "unread"
+> & {
 	/** What the newest snapshot holds, asked for when a file of an incremental artifact can't be read. */
 	earlier?: () => Promise<Base | undefined>
 }
@@ -128,11 +132,13 @@ async function remembered<T>(unread: Unread, path: string, work: () => Promise<T
 }
 
 /** Reads what has changed since it was last read, and databases in use by a copy of them. */
-function rememberingReader({ digests, now, signal, unread = new Map() }: Reading): ReadFile {
+function rememberingReader(reading: Reading): ReadFile {
+	const { digests, now, signal, unread = new Map() } = reading
 	const plain = plainReader(signal)
+	const directory = () => placeOfCopies(reading)
 	return async (path, disk, identity) => {
 		if (isDatabaseName(path)) {
-			const copied = await remembered(unread, path, () => digestDatabase(disk, now()))
+			const copied = await remembered(unread, path, () => digestDatabase(disk, { now: now(), directory }))
 			if (copied !== undefined) return copied
 		}
 		if (digests === undefined) return plain(path, disk, identity)
@@ -144,6 +150,16 @@ function rememberingReader({ digests, now, signal, unread = new Map() }: Reading
 		if (read !== undefined && after.state === "file" && isSame(after.identity, identity))
 			await digests.note(path, identity, { sha256: read.digest, startedAt })
 		return read
+	}
+}
+
+/** The work directory, which the next run empties if this one dies. A mere look may make nothing there: it takes /tmp. */
+async function placeOfCopies({ host, workDirectory }: Reading): Promise<string> {
+	try {
+		await host.files.makeDirectory(workDirectory, 0o700)
+		return host.path(workDirectory)
+	} catch {
+		return tmpdir()
 	}
 }
 

@@ -194,8 +194,11 @@ export async function isAbsent(host: LocalHost, { paths, exclude }: TreeRequest)
 const together = 32
 
 async function inGroups<T>(all: readonly T[], work: (one: T) => Promise<void>): Promise<void> {
-	for (let from = 0; from < all.length; from += together)
-		await Promise.all(all.slice(from, from + together).map(work))
+	for (let from = 0; from < all.length; from += together) {
+		// Also when one has failed: nobody goes on behind the back of whoever cleans up then.
+		const ended = await Promise.allSettled(all.slice(from, from + together).map(work))
+		for (const each of ended) if (each.status === "rejected") throw each.reason
+	}
 }
 
 /** Reads each file whole, one after another, whoever asks: a disk reads one file faster than several. */

@@ -79,7 +79,7 @@ export function backupArchive(
 		)
 		const cache = full ? undefined : await digests()
 		const tree = await readArtifact({
-			...{ host, artifact, now, signal, unread },
+			...{ host, artifact, workDirectory, now, signal, unread },
 			...(cache && { digests: cache }),
 			earlier: once(() => baseOf(newestOf(found), report)),
 		})
