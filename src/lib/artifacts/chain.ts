@@ -444,7 +444,7 @@ const isGuard = (error: unknown) =>
 const isNoSpace = (error: unknown) => error instanceof OperatorError && error.exitCode === exitCodes.noSpace
 
 function nothingGood(
-	{ sources, artifact, wanted }: Acquiring<SnapshotArtifact>,
+	{ sources, artifact, wanted, candidates }: Acquiring<SnapshotArtifact>,
 	tried: readonly string[],
 ): OperatorError {
 	const unreachable = sources.flatMap(({ name, trouble }) =>
@@ -454,13 +454,20 @@ function nothingGood(
 		tried.length === 0
 			? `there is no snapshot of ${artifact.name}${wanted.at === undefined ? "" : ` from before ${wanted.at.toISOString()}`}`
 			: `no copy of ${artifact.name} is good: ${tried.join("; ")}`
+	const again = `comfyume restore ${wanted.spoken} --only ${artifact.name}`
+	const oldest = candidates.at(-1)
 	return new OperatorError([found, ...unreachable].join("; "), {
 		hint:
 			tried.length === 0 && artifact.kind === "archive"
-				? `comfyume restore ${wanted.spoken} --only ${artifact.name} --allow-unverified   # also takes backups without a sidecar`
-				: `comfyume restore ${wanted.spoken} --only ${artifact.name} --at <an earlier date>`,
+				? `${again} --allow-unverified   # also takes backups without a sidecar`
+				: tried.length === 0 || oldest === undefined
+					? `comfyume backup status ${wanted.spoken} --only ${artifact.name}`
+					: `${again} --at ${dayBefore(oldest.name.takenAt)}   # what is older, where a place has it`,
 	})
 }
+
+/** The last day that begins before a time, as `--at` takes it: the state at its beginning. */
+const dayBefore = (time: Date) => new Date(time.getTime() - 1).toISOString().slice(0, 10)
 
 function noSource(sources: readonly Source[]): OperatorError {
 	const troubles = sources.flatMap(({ name, trouble }) => (trouble === undefined ? [] : [{ name, trouble }]))

@@ -263,6 +263,19 @@ describe("damage", () => {
 		expect(sandbox.inventory(fresh, [root])).toBe(before)
 	})
 
+	test("in all that there are: the next thing to type is a date, and no redirection of a shell", async () => {
+		await backup()
+		for (const place of [sandbox.share, sandbox.second])
+			flipBit(pathIn(place, archivesIn(place).at(-1) ?? ""))
+		const fresh = await sandbox.freshServer("fresh")
+		const ran = await sandbox.restore(fresh, { only })
+		expect(ran.exitCode).toBe(3)
+		expect(said(ran)).toContain(
+			"comfyume restore --env sandbox --only user-data --at 2026-11-21   # what is older, where a place has it",
+		)
+		expect(said(ran)).not.toMatch(/"hint": "[^"]*[<>]/)
+	})
+
 	test("a lost archive is no base: the next backup is whole again", async () => {
 		await backup()
 		for (const place of [sandbox.share, sandbox.second]) rmSync(pathIn(place, archivesIn(place)[0] ?? ""))
