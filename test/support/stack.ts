@@ -25,5 +25,6 @@ export function renderedFor(stack: Stack, existing = ""): StackFile[] {
 		htpasswd: "",
 		environment: environmentFile(stack, rendered),
 		proxySecret: new Secret(rendered.proxySecret.reveal()),
+		workerTokens: rendered.workerTokens,
 	})
 }

@@ -99,6 +99,13 @@ function machineRules(host: Raw, path: Path): PlacedProblem[] {
 			message: "belongs to role: worker",
 			fix: "remove it, or write role: worker",
 		})
+	// Its first worker would be called as the one that runs beside the stack.
+	if (host.role === "worker" && host.name === "worker")
+		problems.push({
+			path: [...path, "name"],
+			message: "would make its first worker worker-1, as the one on the app server is called",
+			fix: "call it another way, as in gpu-1",
+		})
 	return problems
 }
 

@@ -1,21 +1,19 @@
-// The compose files. Compose replaces `$NAME` in every value: whatever is meant as it stands has its `$` doubled, here
-// and nowhere else.
+// The compose files of the app server.
 import { dirname } from "node:path"
-import { stringify } from "yaml"
-import { files, type Limits, type Mount, type Network, type Stack, type User } from "./description.ts"
-
-/** A variable of the env file. Compose refuses to start without it. */
-type Variable = { variable: string }
-
-export type Value =
-	| string
-	| number
-	| boolean
-	| Variable
-	| readonly Value[]
-	| { readonly [key: string]: Value }
-
-export const generatedMark = "# Written by comfyume generate-users; changes here are lost."
+import {
+	after,
+	bind,
+	common,
+	health,
+	inDirectory,
+	nodeProbe,
+	passedToQueueManager,
+	text,
+	type Value,
+} from "./compose-parts.ts"
+import { workerBeside } from "./compose-worker.ts"
+import { files, type Network, type Stack, type User } from "./description.ts"
+import { tokenGeneration } from "./workers.ts"
 
 /** `compose.yaml`: what there is once, and the files of the users included. Pure. */
 export function renderCompose(stack: Stack): string {
@@ -110,7 +108,7 @@ export function renderCompose(stack: Stack): string {
 				healthcheck: health(["wget", "-q", "-O", "-", `http://127.0.0.1:${services.admin.port}/health`]),
 			},
 			...(hasNginx ? { nginx: nginxService(stack) } : {}),
-			...worker(stack),
+			...workerBeside(stack),
 		},
 		networks: {
 			edge: {},
@@ -134,34 +132,6 @@ export function renderComposeUsers(stack: Stack): string {
 
 /** Where the queue manager has what workers write. */
 const shareOutputs = "/mnt/sfs/outputs"
-
-/** Tokens of an older generation are refused by the queue manager. */
-export const tokenGeneration = 1
-
-/** The GPU worker that is started beside the stack, with the profile gpu. */
-export const workerName = "worker-1"
-
-/** Of the env file, handed to the queue manager as they are; empty where they don't apply. */
-export const passedToQueueManager = [
-	"QUEUE_MODE",
-	"ENABLE_PRIORITY",
-	"JOB_TIMEOUT",
-	"MAX_QUEUE_DEPTH",
-	"MAX_USER_DEPTH",
-	"SERVERLESS_ACTIVE",
-	"SERVERLESS_ENDPOINT",
-	"SERVERLESS_ENDPOINT_H200_SPOT",
-	"SERVERLESS_ENDPOINT_H200_ON_DEMAND",
-	"SERVERLESS_ENDPOINT_B300_SPOT",
-	"SERVERLESS_ENDPOINT_B300_ON_DEMAND",
-	"SERVERLESS_API_KEY",
-	"SERVERLESS_TRANSPORT",
-	"SERVERLESS_SLOTS",
-	"WORKER_HEARTBEAT_TIMEOUT",
-	"SFS_POLL_INTERVAL",
-	"SFS_MAX_WAIT",
-	"SFS_SETTLE_TIME",
-] as const
 
 function frontend(stack: Stack, user: User): Value {
 	const { services, images, frontendPort, hasNginx, configuration } = stack
@@ -209,141 +179,8 @@ function nginxService(stack: Stack): Value {
 	}
 }
 
-// Off unless asked for: a CPU host has no use for it.
-function worker(stack: Stack): { [key: string]: Value } {
-	const { services, images, limits, configuration, frontendPort } = stack
-	const probe = `import urllib.request as r; r.urlopen("http://127.0.0.1:${frontendPort}/system_stats", timeout=5)`
-	return {
-		worker: {
-			...common("comfy-worker", images.worker, limits.worker),
-			pull_policy: "never",
-			profiles: ["gpu"],
-			user: "1000:1000",
-			read_only: false,
-			deploy: {
-				resources: { reservations: { devices: [{ driver: "nvidia", count: "all", capabilities: ["gpu"] }] } },
-			},
-			command: [
-				"python3",
-				"/workspace/ComfyUI/main.py",
-				"--listen",
-				"0.0.0.0",
-				"--port",
-				String(frontendPort),
-				"--extra-model-paths-config",
-				"/etc/comfyume/extra_model_paths.yaml",
-				"--output-directory",
-				"/outputs",
-			],
-			volumes: [
-				bind({ from: configuration.paths.models, to: "/models", writable: false }),
-				bind({ from: configuration.paths.shareOutputs, to: "/outputs", writable: true }),
-				bind({
-					from: inDirectory(stack, files.modelPaths),
-					to: "/etc/comfyume/extra_model_paths.yaml",
-					writable: false,
-				}),
-			],
-			networks: ["control"],
-			depends_on: after("queue-manager"),
-			// Not curl: the worker's image has none, and a probe that can't run restarts it for ever.
-			healthcheck: health(["python3", "-c", probe]),
-		},
-		"worker-agent": {
-			...common("comfy-worker-agent", images.workerAgent, limits.workerAgent),
-			pull_policy: "never",
-			profiles: ["gpu"],
-			stop_grace_period: "15s",
-			environment: {
-				QUEUE_MANAGER_URL: `http://${services.queueManager.container}:${services.queueManager.port}`,
-				COMFYUI_URL: `http://comfy-worker:${frontendPort}`,
-				WORKER_ID: workerName,
-				WORKER_TOKEN: { variable: "WORKER_TOKEN" },
-				OUTPUTS_PATH: "/outputs",
-			},
-			volumes: [
-				bind({ from: configuration.paths.shareOutputs, to: "/outputs", writable: true }),
-				{ type: "volume", source: "worker-agent-state", target: "/var/lib/comfyume-worker-agent" },
-			],
-			networks: ["control"],
-			depends_on: after("worker"),
-			healthcheck: health(nodeProbe("http://127.0.0.1:3001/health")),
-		},
-	}
-}
-
-export function common(container: string, image: string, { memoryMegabytes, cpus }: Limits) {
-	return {
-		container_name: container,
-		image,
-		restart: "unless-stopped",
-		init: true,
-		read_only: true,
-		security_opt: ["no-new-privileges:true"],
-		cap_drop: ["ALL"],
-		mem_limit: `${memoryMegabytes}m`,
-		cpus,
-		pids_limit: 1024,
-		// The tag is how a line's container is known to who collects the files.
-		logging: {
-			driver: "json-file",
-			options: { "max-size": "10m", "max-file": "3", tag: "{{.Name}}" },
-		},
-	} satisfies Value
-}
-
-// The source must be there: Docker would make a directory where a file is missing.
-export const bind = ({ from, to, writable }: Mount): Value => ({
-	type: "bind",
-	source: from,
-	target: to,
-	read_only: !writable,
-	bind: { create_host_path: false },
-})
-
-// 127.0.0.1 and not localhost, which may be ::1 where nobody listens.
-export const health = (test: readonly string[]): Value => ({
-	test: ["CMD", ...test],
-	interval: "30s",
-	timeout: "10s",
-	retries: 3,
-	start_period: "120s",
-	start_interval: "1s",
-})
-
-const nodeProbe = (url: string) => [
-	"node",
-	"-e",
-	`fetch("${url}").then(async(r)=>process.exit(r.ok&&(await r.json()).status==="healthy"?0:1),()=>process.exit(1))`,
-]
-
-const after = (service: string): { [key: string]: Value } => ({ [service]: { condition: "service_healthy" } })
 const onLoopback = ({ port, hostPort }: { port: number; hostPort: number }): Value => [
 	`127.0.0.1:${hostPort}:${port}`,
 ]
 const published = ({ publishedOn }: Stack, { port, hostPort }: { port: number; hostPort: number }): Value =>
 	publishedOn.map((address) => `${address}:${hostPort}:${port}`)
-export const inDirectory = ({ configuration }: Stack, file: string) => `${configuration.directory}/${file}`
-
-// Version 1.1, as elsewhere: readers that still take it so would read `yes` and `22:22` as something else.
-export const text = (value: Value) =>
-	`${generatedMark}\n${stringify(forCompose(value), { version: "1.1", lineWidth: 0, aliasDuplicateObjects: false })}`
-
-const isVariable = (value: object): value is Variable =>
-	"variable" in value && typeof value.variable === "string" && Object.keys(value).length === 1
-
-function forCompose(value: Value): unknown {
-	if (typeof value === "string") return value.replaceAll("$", "$$$$")
-	if (typeof value !== "object") return value
-	if (Array.isArray(value)) return value.map(forCompose)
-	if (isVariable(value))
-		return optional.has(value.variable) ? `\${${value.variable}-}` : required(value.variable)
-	// Where there is nothing to publish, there is no `ports: []` to wonder at.
-	const entries = Object.entries(value).filter(
-		([, inside]) => !(Array.isArray(inside) && inside.length === 0),
-	)
-	return Object.fromEntries(entries.map(([key, inside]) => [key, forCompose(inside as Value)]))
-}
-
-const optional: ReadonlySet<string> = new Set([...passedToQueueManager, "VERDA_EDGE_ID", "VERDA_EDGE_KEY"])
-const required = (name: string) => `\${${name}:?is not in .env; comfyume env render writes it}`

@@ -1,9 +1,11 @@
 // What the running workshop consists of: one description, from which compose files, nginx configuration, env file and
 // directories are rendered. A name, port or path stands here once.
 import { dirname } from "node:path"
-import type { Environment, StackConfiguration } from "../config/environment.ts"
+import type { Environment, HostConfiguration, StackConfiguration } from "../config/environment.ts"
 import { stackOf } from "../config/environment.ts"
+import { exitCodes, OperatorError } from "../errors.ts"
 import { type Roster, userId } from "./roster.ts"
+import { type Worker, type WorkerHost, workerHostsOf, workersOf } from "./workers.ts"
 
 /** Everything that keeps the services apart or together. */
 export type Network =
@@ -47,6 +49,8 @@ type Address = { container: string; port: number; hostPort: number }
 
 export type Stack = {
 	environment: string
+	/** A GPU worker has no part of the stack but its workers, and finds the queue manager on the app server. */
+	role: HostConfiguration["role"]
 	domain: string
 	configuration: StackConfiguration
 	/** Whether nginx is one of the containers. */
@@ -63,6 +67,10 @@ export type Stack = {
 		>
 	>
 	users: readonly User[]
+	/** Of this host, where it is a GPU worker. */
+	workers: readonly Worker[]
+	/** On the app server: the GPU hosts that it makes tokens for. */
+	workerHosts: readonly WorkerHost[]
 	redisOption: "A" | "B" | "C"
 	/** Addresses of the host on which GPU workers elsewhere find Redis and the queue manager. */
 	publishedOn: readonly string[]
@@ -88,6 +96,8 @@ export const files = {
 	serverlessModelPaths: "serverless/extra_model_paths.yaml",
 	directories: "directories.txt",
 	composeMonitoring: "compose.monitoring.yaml",
+	composeWorker: "compose.worker.yaml",
+	workerModelPaths: "extra_model_paths.yaml",
 } as const
 
 /** The secrets that are made here, by their names in the env file. */
@@ -102,12 +112,27 @@ export const secretNames = [
 const batchSize = 5
 const comfyUiVersion = "v0.11.0"
 
-/** The whole stack, from an environment and its roster. Pure. */
-export function describeStack(environment: Environment, roster: Roster): Stack {
+/**
+ * What runs on a host: the whole stack, from an environment and its roster, or the workers of a GPU host. Pure.
+ * @param host whose part it is; the app server's when it isn't given
+ * @throws {OperatorError} (2) for a GPU host where nothing says how it reaches the queue manager
+ */
+export function describeStack(
+	environment: Environment,
+	roster: Roster,
+	host?: Pick<HostConfiguration, "name" | "role" | "workers">,
+): Stack {
 	const configuration = stackOf(environment)
 	const { inferenceMode, vpnAddress, ports, nginx } = configuration
+	const isWorker = host?.role === "worker"
+	if (isWorker && vpnAddress === undefined)
+		throw new OperatorError(`nothing says how ${host.name} reaches the queue manager`, {
+			exitCode: exitCodes.usage,
+			hint: "write stack: { vpnAddress: … } in comfyume.yaml: the app server's Tailscale address",
+		})
 	return {
 		environment: environment.name,
+		role: isWorker ? "worker" : "app",
 		domain: environment.domain,
 		configuration,
 		hasNginx: nginx === "container",
@@ -138,7 +163,9 @@ export function describeStack(environment: Environment, roster: Roster): Stack {
 			worker: `comfyume-worker:${comfyUiVersion}`,
 			workerAgent: "comfyume-worker-agent:local",
 		},
-		users: roster.map((number, index) => describeUser(configuration, roster, number, index)),
+		users: isWorker ? [] : roster.map((number, index) => describeUser(configuration, roster, number, index)),
+		workers: isWorker ? workersOf(host) : [],
+		workerHosts: isWorker ? [] : workerHostsOf(environment),
 		redisOption: vpnAddress !== undefined ? "B" : inferenceMode === "serverless" ? "C" : "A",
 		publishedOn: vpnAddress === undefined ? ["127.0.0.1"] : ["127.0.0.1", vpnAddress],
 		files,
@@ -147,7 +174,8 @@ export function describeStack(environment: Environment, roster: Roster): Stack {
 }
 
 /** The names of all containers that must be healthy, in the order of a start. */
-export function containersOf({ services, users, hasNginx }: Stack): string[] {
+export function containersOf({ role, services, users, workers, hasNginx }: Stack): string[] {
+	if (role === "worker") return workers.flatMap(({ container, agent }) => [container, agent.container])
 	const { nginx, redis, queueManager, admin, authGate } = services
 	const first = [redis, queueManager, authGate, admin, ...(hasNginx ? [nginx] : [])]
 	return [...first.map(({ container }) => container), ...users.map(({ container }) => container)]
@@ -237,8 +265,10 @@ export type UserDirectory = {
 export const containerUserId = 1000
 
 /** Every directory that the containers need, parents first. */
-export function directoriesOf({ users, configuration }: Stack): UserDirectory[] {
+export function directoriesOf({ role, users, configuration }: Stack): UserDirectory[] {
 	const { directory, paths } = configuration
+	// The users' own are made where their frontends are.
+	if (role === "worker") return [shareOutputs(paths)]
 	const ours = modelTypes.map((type) => {
 		const path = `${paths.models}/${byType}/${type}`
 		return { base: paths.models, top: path, path, isOurs: true }

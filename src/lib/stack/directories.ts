@@ -36,12 +36,9 @@ export async function lookAtDirectories(stack: Stack): Promise<DirectoryPlan> {
 		if (!unreachable.has(link.base) && !(await isLink(link))) missing.push(link)
 	const ids = new Set(stack.users.map(({ id }) => id))
 	const leftOver: string[] = []
-	for (const parent of [
-		join(directory, "user_data"),
-		paths.outputs,
-		paths.inputs,
-		join(paths.models, "users"),
-	])
+	// A GPU host knows nobody of the roster.
+	const parents = [join(directory, "user_data"), paths.outputs, paths.inputs, join(paths.models, "users")]
+	for (const parent of stack.role === "worker" ? [] : parents)
 		for (const name of await names(parent))
 			if (userNumber(name) !== undefined && !ids.has(name)) leftOver.push(join(parent, name))
 	return { missing, unreachable: [...unreachable], leftOver: leftOver.sort() }

@@ -48,8 +48,15 @@ export type Docker = {
 
 const askTimeoutMs = 20_000
 
-/** @param directory the stack's, where the compose files lie */
-export function dockerOf(host: Host, directory: string): Docker {
+/**
+ * @param directory the stack's, where the compose files lie
+ * @param composeFiles relative to it: the one that compose is given, then those that it includes
+ */
+export function dockerOf(
+	host: Host,
+	directory: string,
+	composeFiles: readonly [string, ...string[]] = [files.compose, files.composeUsers],
+): Docker {
 	const ask = (words: readonly string[], options?: ExecuteOptions) =>
 		host
 			.capture(withOptions(command("docker", ...words), { timeoutMs: askTimeoutMs }), options)
@@ -60,7 +67,7 @@ export function dockerOf(host: Host, directory: string): Docker {
 		host.execute(asked).catch((error: unknown) => {
 			throw dockerFailure(error, host.name)
 		})
-	const compose = (words: readonly string[], file = `${directory}/${files.compose}`) => [
+	const compose = (words: readonly string[], file = `${directory}/${composeFiles[0]}`) => [
 		"compose",
 		...["--progress", "quiet"],
 		...["--project-directory", directory],
@@ -95,7 +102,9 @@ export function dockerOf(host: Host, directory: string): Docker {
 			const config = ["config", "--hash", "*"]
 			const [whole, alone, images] = await Promise.all([
 				ask(compose(config)),
-				textWithoutDependencies(directory).then((text) => ask(compose(config, "-"), { stdin: text })),
+				textWithoutDependencies(directory, composeFiles).then((text) =>
+					ask(compose(config, "-"), { stdin: text }),
+				),
 				ask(["image", "inspect", ...new Set(names)], { allowedExitCodes: [1] }),
 			])
 			const hashes = [readHashes(whole.stdout), readHashes(alone.stdout)]
@@ -165,17 +174,21 @@ export function shared<T>(work: () => Promise<T>): () => Promise<T> {
  * The compose files in one, without `depends_on`. Compose before 2.30 or so hashes that too, and takes it away from a
  * service that is started alone: such a container has another hash than `config --hash` says.
  */
-async function textWithoutDependencies(directory: string): Promise<string> {
+async function textWithoutDependencies(
+	directory: string,
+	composeFiles: readonly [string, ...string[]],
+): Promise<string> {
 	const read = async (file: string) =>
 		projectSchema.parse(parse(await readIfThere(`${directory}/${file}`), { version: "1.1" }))
-	const [whole, users] = await Promise.all([read(files.compose), read(files.composeUsers)])
-	const services = Object.entries({ ...whole.services, ...users.services })
+	const [first, ...included] = composeFiles
+	const [whole, ...others] = await Promise.all([read(first), ...included.map(read)])
+	const services = [whole, ...others].flatMap((one) => Object.entries(one.services))
 	return stringify(
 		{
 			...whole,
 			include: undefined,
 			services: Object.fromEntries(services.map(([name, { depends_on: _, ...service }]) => [name, service])),
-			networks: { ...whole.networks, ...users.networks },
+			networks: Object.assign({}, ...[whole, ...others].map(({ networks }) => networks)),
 		},
 		{ version: "1.1", lineWidth: 0, aliasDuplicateObjects: false },
 	)

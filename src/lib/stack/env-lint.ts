@@ -3,6 +3,7 @@ import { closest } from "../formats/closest.ts"
 import { type EnvFile, readEnvFile } from "../formats/env-file.ts"
 import { checkR2Endpoint } from "../formats/r2-endpoint.ts"
 import { envVariables, type InferenceMode, inferenceModes, renamedVariables } from "./env-variables.ts"
+import { mostWorkers } from "./workers.ts"
 
 export type EnvFinding = {
 	kind: "unreadable" | "ambiguous" | "renamed" | "unknown" | "missing" | "wrong" | "contradictory"
@@ -24,6 +25,7 @@ export function lintEnvFile(text: string): EnvFinding[] {
 				nameFindings(name, line, named) ?? valueFindings(name, value, line),
 		),
 		...missing(named),
+		...outOfPlace(named),
 		...contradictions(file),
 	]
 	return findings.sort(
@@ -63,7 +65,10 @@ function valueFindings(name: string, value: string, line: number): EnvFinding[] 
 
 function missing(named: Named): EnvFinding[] {
 	const mode = modeOf(named)
-	return [...envVariables].flatMap(([name, { needed, meaning, formerly = [] }]): EnvFinding[] => {
+	const onWorker = isWorkers(named)
+	return [...envVariables].flatMap(([name, variable]): EnvFinding[] => {
+		const { meaning, formerly = [] } = variable
+		const needed = onWorker ? variable.neededByWorkers && "always" : variable.needed
 		if (needed === undefined) return []
 		if (needed !== "always" && (mode === undefined || !needed.includes(mode))) return []
 		if (isSet(named, name) || formerly.some((old) => isSet(named, old))) return []
@@ -72,6 +77,31 @@ function missing(named: Named): EnvFinding[] {
 			{ kind: "missing", line: 0, message: `${name} is not set (${meaning})${why}`, fix: `add ${name}=…` },
 		]
 	})
+}
+
+/** On a GPU host: secrets of the app server, and tokens that are too few. */
+function outOfPlace(named: Named): EnvFinding[] {
+	if (!isWorkers(named)) return []
+	const findings = [...named].flatMap(([name, { value, line }]): EnvFinding[] =>
+		value !== "" && envVariables.get(name)?.notOnWorkers === true
+			? [
+					{
+						...{ kind: "contradictory" as const, line },
+						message: `${name} stands on a GPU host (COMFYUI_MODE=worker), and belongs to the app server alone`,
+						fix: `remove it, and make it anew on the app server`,
+					},
+				]
+			: [],
+	)
+	const count = Number(named.get("NUM_WORKERS")?.value ?? 1)
+	for (let number = 1; number <= Math.min(count, mostWorkers); number++)
+		if (!isSet(named, `WORKER_TOKEN_${number}`))
+			findings.push({
+				...{ kind: "missing", line: 0 },
+				message: `WORKER_TOKEN_${number} is not set (a worker's token, made on the app server)`,
+				fix: "comfyume generate-users --credentials FILE",
+			})
+	return findings
 }
 
 // How each of `SERVERLESS_ACTIVE`'s words is spelled in a variable.
@@ -145,6 +175,7 @@ function modeOf(named: Named): InferenceMode | undefined {
 	return inferenceModes.find((mode) => mode === written)
 }
 
+const isWorkers = (named: Named) => named.get("COMFYUI_MODE")?.value === "worker"
 const isSet = (named: Named, name: string) => (named.get(name)?.value ?? "") !== ""
 const isLoopback = (address: string) => address.startsWith("127.")
 const isTailscale = (address: string) => /^100\.(6[4-9]|[7-9]\d|1[01]\d|12[0-7])\./.test(address)

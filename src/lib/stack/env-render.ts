@@ -3,9 +3,9 @@ import { exitCodes, OperatorError } from "../errors.ts"
 import { readEnvFile } from "../formats/env-file.ts"
 import { serviceToken } from "../formats/service-token.ts"
 import { Secret } from "../secret.ts"
-import { tokenGeneration, workerName } from "./compose.ts"
 import { containersOf, type Stack, secretNames } from "./description.ts"
 import { envVariables, renamedVariables } from "./env-variables.ts"
+import { renderTokens, tokenGeneration, workerName } from "./workers.ts"
 
 // An older Redis password may be shorter than those that are made here.
 const leastLength = {
@@ -22,6 +22,8 @@ export type RenderedEnvironment = {
 	made: readonly string[]
 	/** The secret for nginx's own file. */
 	proxySecret: Secret
+	/** For each GPU host the file with its workers' tokens. */
+	workerTokens: readonly { host: string; text: string }[]
 }
 
 export type EnvironmentOptions = {
@@ -41,18 +43,7 @@ export function renderEnvironment(
 	stack: Stack,
 	{ existing, rotate = [], makeSecret }: EnvironmentOptions,
 ): RenderedEnvironment {
-	const read = readEnvFile(existing)
-	const [problem] = read.problems
-	if (problem !== undefined)
-		throw new OperatorError(`line ${problem.line} of the env file that is there: ${problem.message}`, {
-			exitCode: exitCodes.usage,
-			hint: `${problem.fix}; comfyume env lint ${stack.configuration.directory}/${stack.files.environment}`,
-		})
-	const kept = new Map(
-		read.entries
-			.filter(({ value }) => value !== "")
-			.map(({ name, value }) => [renamedVariables.get(name) ?? name, value]),
-	)
+	const kept = readKept(stack, existing)
 	const made: string[] = []
 	const secrets = new Map<string, string>()
 	for (const name of secretNames) {
@@ -79,10 +70,33 @@ export function renderEnvironment(
 		),
 	])
 	return {
-		text: write(values, kept),
+		text: writeEnvironment(values, kept),
 		made,
 		proxySecret: new Secret(secrets.get("PROXY_SECRET") ?? ""),
+		workerTokens: stack.workerHosts.map((host) => ({
+			host: host.name,
+			text: renderTokens(host, ({ id }) => serviceToken(key, "worker", id, tokenGeneration)),
+		})),
 	}
+}
+
+/**
+ * What an env file holds, by today's names.
+ * @throws {OperatorError} (2) when it can't be read line by line
+ */
+export function readKept(stack: Stack, existing: string): Map<string, string> {
+	const read = readEnvFile(existing)
+	const [problem] = read.problems
+	if (problem !== undefined)
+		throw new OperatorError(`line ${problem.line} of the env file that is there: ${problem.message}`, {
+			exitCode: exitCodes.usage,
+			hint: `${problem.fix}; comfyume env lint ${stack.configuration.directory}/${stack.files.environment}`,
+		})
+	return new Map(
+		read.entries
+			.filter(({ value }) => value !== "")
+			.map(({ name, value }) => [renamedVariables.get(name) ?? name, value]),
+	)
 }
 
 /** What follows from the configuration alone. */
@@ -124,7 +138,11 @@ const header = (containers: number) =>
 	`# Written by comfyume env render: ${containers} containers. What follows from comfyume.yaml is written anew each\n` +
 	"# time; secrets and what people put here stay. Values in single quotes are taken as they are by compose and shells.\n"
 
-function write(values: ReadonlyMap<string, string>, kept: ReadonlyMap<string, string>): string {
+/** Lines in the order of the known variables, in groups; `values` before what was `kept`. Pure. */
+export function writeEnvironment(
+	values: ReadonlyMap<string, string>,
+	kept: ReadonlyMap<string, string>,
+): string {
 	const lines: string[] = []
 	let group = ""
 	const all = new Map([...kept, ...values])
@@ -158,5 +176,5 @@ export function quoteForEnvFile(name: string, value: string): string {
 }
 
 /** The header and the text, as the file is written. */
-export const environmentFile = (stack: Stack, { text }: RenderedEnvironment): string =>
+export const environmentFile = (stack: Stack, { text }: Pick<RenderedEnvironment, "text">): string =>
 	header(containersOf(stack).length) + text

@@ -1,5 +1,6 @@
 // Every variable of the platform's env file, and what it means. The lint and the renderer know no other list.
 import { mostUsers, userId } from "./roster.ts"
+import { mostWorkers } from "./workers.ts"
 
 export const inferenceModes = ["local", "redis", "serverless"] as const
 export type InferenceMode = (typeof inferenceModes)[number]
@@ -10,8 +11,12 @@ export type EnvVariable = {
 	secret?: true
 	/** What it was called before. */
 	formerly?: readonly string[]
-	/** Must be there: always, or in these inference modes. */
+	/** Must be there on the app server: always, or in these inference modes. */
 	needed?: "always" | readonly InferenceMode[]
+	/** Must be there on a GPU host (COMFYUI_MODE=worker). */
+	neededByWorkers?: true
+	/** Must not be there on a GPU host: what it opens is none of a worker's business. */
+	notOnWorkers?: true
 	/** What a value looks like, and how to say so. */
 	pattern?: { matches: RegExp; says: string }
 }
@@ -38,7 +43,7 @@ const secretOf = (group: string, meaning: string) => ({ group, meaning, secret: 
 const table = {
 	ENV_VERSION: { group: "meta", meaning: "the version of this file's list of names" },
 	ENV_DATE: { group: "meta", meaning: "when it was written by hand last" },
-	PROJECT_NAME: { group: "meta", meaning: "the compose project", needed: "always" },
+	PROJECT_NAME: { neededByWorkers: true, group: "meta", meaning: "the compose project", needed: "always" },
 	SERVER_MODE: {
 		group: "meta",
 		meaning: "one server or two; INFERENCE_MODE decides today",
@@ -66,20 +71,22 @@ const table = {
 	},
 
 	COMFYUI_VERSION: {
+		neededByWorkers: true,
 		group: "comfy",
 		meaning: "the version of ComfyUI",
 		needed: "always",
 		pattern: { matches: /^v\d+\.\d+\.\d+$/, says: "a version as v0.11.0, never latest" },
 	},
 	COMFYUI_MODE: {
+		neededByWorkers: true,
 		group: "comfy",
 		meaning: "what ComfyUI does here",
 		pattern: oneOf("frontend-testing", "worker"),
 	},
 	COMFYUI_PORT: { group: "comfy", meaning: "ComfyUI's port in its container", pattern: port },
 
-	QUEUE_MANAGER_HOST: { group: "queue", meaning: "where the queue manager is" },
-	QUEUE_MANAGER_PORT: { group: "queue", meaning: "its port", pattern: port },
+	QUEUE_MANAGER_HOST: { neededByWorkers: true, group: "queue", meaning: "where the queue manager is" },
+	QUEUE_MANAGER_PORT: { neededByWorkers: true, group: "queue", meaning: "its port", pattern: port },
 	QUEUE_MANAGER_LOG_LEVEL: { group: "queue", meaning: "what it logs" },
 	QUEUE_MODE: {
 		group: "queue",
@@ -117,14 +124,35 @@ const table = {
 
 	ADMIN_PORT: { group: "admin", meaning: "the dashboard's port", pattern: port },
 	ADMIN_USERNAME: { group: "admin", meaning: "who may open /admin/" },
-	ADMIN_PASSWORD: secretOf("admin", "the admin's password, where no credentials file holds it"),
+	ADMIN_PASSWORD: {
+		...secretOf("admin", "the admin's password, where no credentials file holds it"),
+		notOnWorkers: true,
+	},
 	ADMIN_ISOLATE_MODE: { group: "admin", meaning: "features off, to find a fault", pattern: flag },
-	AUTH_COOKIE_SECRET: { ...secretOf("admin", "signs the users' sessions"), needed: "always" },
-	PROXY_SECRET: { ...secretOf("admin", "by which the queue manager knows nginx"), needed: "always" },
-	TOKEN_KEY: { ...secretOf("admin", "what the services' tokens are made with"), needed: "always" },
-	WORKER_TOKEN: { ...secretOf("admin", "the GPU workers' token"), needed: "always" },
+	AUTH_COOKIE_SECRET: {
+		notOnWorkers: true,
+		...secretOf("admin", "signs the users' sessions"),
+		needed: "always",
+	},
+	PROXY_SECRET: {
+		notOnWorkers: true,
+		...secretOf("admin", "by which the queue manager knows nginx"),
+		needed: "always",
+	},
+	TOKEN_KEY: {
+		notOnWorkers: true,
+		...secretOf("admin", "what the services' tokens are made with"),
+		needed: "always",
+	},
+	WORKER_TOKEN: { notOnWorkers: true, ...secretOf("admin", "the GPU workers' token"), needed: "always" },
 
-	MODELS_PATH: { group: "storage", meaning: "models on the host", needed: "always", pattern: path },
+	MODELS_PATH: {
+		neededByWorkers: true,
+		group: "storage",
+		meaning: "models on the host",
+		needed: "always",
+		pattern: path,
+	},
 	OUTPUTS_PATH: { group: "storage", meaning: "results, by user", needed: "always", pattern: path },
 	INPUTS_PATH: { group: "storage", meaning: "uploads, by user", needed: "always", pattern: path },
 	WORKFLOWS_PATH: { group: "storage", meaning: "the workshop's workflows", pattern: path },
@@ -146,6 +174,7 @@ const table = {
 	SERVERLESS_ENDPOINT_B300_SPOT: { group: "inference", meaning: "B300, spot", pattern: endpoint },
 	SERVERLESS_ENDPOINT_B300_ON_DEMAND: { group: "inference", meaning: "B300, on demand", pattern: endpoint },
 	SERVERLESS_API_KEY: {
+		notOnWorkers: true,
 		...secretOf("inference", "the inference key; not the cloud API's secret"),
 		needed: ["serverless"],
 	},
@@ -161,7 +190,12 @@ const table = {
 		meaning: "results are looked for on the share",
 		pattern: flag,
 	},
-	SFS_OUTPUT_DIR: { group: "delivery", meaning: "where serverless workers write", pattern: path },
+	SFS_OUTPUT_DIR: {
+		neededByWorkers: true,
+		group: "delivery",
+		meaning: "where serverless workers write",
+		pattern: path,
+	},
 	SFS_POLL_INTERVAL: { group: "delivery", meaning: "seconds between two looks", pattern: number },
 	SFS_MAX_WAIT: { group: "delivery", meaning: "seconds until a result counts as lost", pattern: number },
 	SFS_SETTLE_TIME: {
@@ -170,7 +204,12 @@ const table = {
 		pattern: number,
 	},
 
-	NUM_WORKERS: { group: "worker", meaning: "how many GPU workers there are", pattern: whole },
+	NUM_WORKERS: {
+		neededByWorkers: true,
+		group: "worker",
+		meaning: "how many GPU workers there are",
+		pattern: whole,
+	},
 	WORKER_ID: { group: "worker", meaning: "this worker's name" },
 	WORKER_GPU_MEMORY_LIMIT: { group: "worker", meaning: "GPU memory a worker may use, as in 70G" },
 	WORKER_RESTART_POLICY: { group: "worker", meaning: "when Docker starts it again" },
@@ -189,7 +228,10 @@ const table = {
 	VERDA_TAILSCALE_IP: cloud("the server's address in the tailnet"),
 	MELLO_TAILSCALE_IP: cloud("the development machine's address in the tailnet"),
 	VERDA_MODELS_SFS_PSEUDOPATH: cloud("the share's path; it changes, and is read from the API"),
-	GRAFANA_ADMIN_PASSWORD: secretOf("monitoring", "Grafana's admin; counts at its first start"),
+	GRAFANA_ADMIN_PASSWORD: {
+		...secretOf("monitoring", "Grafana's admin; counts at its first start"),
+		notOnWorkers: true,
+	},
 	VERDA_EDGE_ID: cloud("Portainer's edge agent"),
 	VERDA_EDGE_KEY: secretOf("cloud", "Portainer's edge key"),
 	VERDA_PORTAINER_CONNECTION_MODE: cloud("how the edge agent connects"),
@@ -223,14 +265,30 @@ const table = {
 /** What there is for each user besides. */
 const ofUsers = Array.from({ length: mostUsers }, (_, index) => userId(index + 1).toUpperCase()).flatMap(
 	(id): [string, EnvVariable][] => [
-		[`USER_CREDENTIALS_${id}`, secretOf("users", "username:password; belongs into the credentials file")],
-		[`FRONTEND_TOKEN_${id}`, secretOf("users", "this frontend's token for the queue manager")],
+		[
+			`USER_CREDENTIALS_${id}`,
+			{
+				...secretOf("users", "username:password; belongs into the credentials file"),
+				notOnWorkers: true,
+			},
+		],
+		[
+			`FRONTEND_TOKEN_${id}`,
+			{ ...secretOf("users", "this frontend's token for the queue manager"), notOnWorkers: true },
+		],
 	],
 )
+
+/** The tokens of a GPU host's workers. */
+const ofWorkers = Array.from({ length: mostWorkers }, (_, index): [string, EnvVariable] => [
+	`WORKER_TOKEN_${index + 1}`,
+	secretOf("worker", "this worker's token, made on the app server"),
+])
 
 /** All of them by name; those of users last. */
 export const envVariables: ReadonlyMap<string, EnvVariable> = new Map([
 	...Object.entries<EnvVariable>(table),
+	...ofWorkers,
 	...ofUsers,
 ])
 

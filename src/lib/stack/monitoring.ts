@@ -2,7 +2,7 @@
 // and cAdvisor for numbers, promtail hands every container's lines to Loki, Grafana shows both. Its pages are on the
 // Tailscale address alone.
 import { stringify } from "yaml"
-import { bind, common, generatedMark, inDirectory, text, type Value } from "./compose.ts"
+import { bind, common, generatedMark, inDirectory, text, type Value } from "./compose-parts.ts"
 import { files, type Limits, type Stack } from "./description.ts"
 import { alerts, dashboard } from "./monitoring-views.ts"
 

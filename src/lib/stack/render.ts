@@ -2,6 +2,7 @@
 // that nobody has.
 import type { Secret } from "../secret.ts"
 import { renderCompose, renderComposeUsers } from "./compose.ts"
+import { renderComposeWorker } from "./compose-worker.ts"
 import { byType, directoriesOf, files, modelTypes, type Stack } from "./description.ts"
 import { renderMonitoring } from "./monitoring.ts"
 import {
@@ -11,6 +12,7 @@ import {
 	renderNginxSite,
 	renderProxySecret,
 } from "./nginx.ts"
+import { tokensFile } from "./workers.ts"
 
 export type StackFile = {
 	/** Relative to the stack's directory. */
@@ -26,18 +28,29 @@ export type SecretTexts = {
 	environment: string
 	htpasswd: string
 	proxySecret: Secret
+	/** Of each GPU host's workers. */
+	workerTokens: readonly { host: string; text: string }[]
 }
 
-/** Every file. Pure. */
+const secret = (path: string, text: string) => ({ path, text, mode: 0o600, secret: true })
+const open = (path: string, text: string) => ({ path, text, mode: 0o644, secret: false })
+
+/** Every file of a GPU host. Pure. */
+export const renderWorkerFiles = (stack: Stack, environment: string): StackFile[] => [
+	secret(files.environment, environment),
+	open(files.workerModelPaths, renderModelPaths("/models")),
+	open(files.composeWorker, renderComposeWorker(stack)),
+]
+
+/** Every file of the app server. Pure. */
 export function renderFiles(stack: Stack, texts: SecretTexts): StackFile[] {
 	const places = nginxPlaces(stack)
-	const secret = (path: string, text: string) => ({ path, text, mode: 0o600, secret: true })
-	const open = (path: string, text: string) => ({ path, text, mode: 0o644, secret: false })
 	return [
 		secret(files.credentials, texts.credentials),
 		secret(files.environment, texts.environment),
 		secret(files.htpasswd, texts.htpasswd),
 		secret(files.proxySecret, renderProxySecret(texts.proxySecret.reveal())),
+		...texts.workerTokens.map(({ host, text }) => secret(tokensFile(host), text)),
 		...(stack.hasNginx ? [open(files.nginx, renderNginxMain(places))] : []),
 		open(stack.hasNginx ? files.nginxSite : files.nginxHostSite, renderNginxSite(stack, places)),
 		open(files.health, renderHealthPage(stack)),

@@ -32,9 +32,27 @@ const expectedMegabytes = {
 	workerAgent: 100,
 } as const
 
-/** The services of a start, in its order. Pure. */
+/**
+ * The services of a start on the stack's host, in its order. Pure.
+ * @param options.gpu on the app server, the worker beside the stack too
+ */
 export function servicesOf(stack: Stack, { gpu = false } = {}): Service[] {
 	const { services, images, limits, users, hasNginx, configuration } = stack
+	const worker = (name: string, key: "worker" | "workerAgent", after: readonly string[]): Service => ({
+		name,
+		container: `comfy-${name}`,
+		image: images[key],
+		limits: limits[key],
+		expectedMegabytes: expectedMegabytes[key],
+		user: false,
+		after,
+		ports: [],
+	})
+	if (stack.role === "worker")
+		return stack.workers.flatMap(({ service, agent }) => [
+			worker(service, "worker", []),
+			worker(agent.service, "workerAgent", [service]),
+		])
 	const one = (
 		name: string,
 		key: "redis" | "queueManager" | "authGate" | "admin" | "nginx",
@@ -65,16 +83,6 @@ export function servicesOf(stack: Stack, { gpu = false } = {}): Service[] {
 			ports: hasNginx ? [] : [user.hostPort],
 		}
 	})
-	const worker = (name: string, key: "worker" | "workerAgent", after: string): Service => ({
-		name,
-		container: `comfy-${name}`,
-		image: images[key],
-		limits: limits[key],
-		expectedMegabytes: expectedMegabytes[key],
-		user: false,
-		after: [after],
-		ports: [],
-	})
 	return [
 		one("redis", "redis", { ports: [services.redis.hostPort] }),
 		one("queue-manager", "queueManager", { after: ["redis"], ports: [services.queueManager.hostPort] }),
@@ -89,7 +97,7 @@ export function servicesOf(stack: Stack, { gpu = false } = {}): Service[] {
 				]
 			: []),
 		...(gpu
-			? [worker("worker", "worker", "queue-manager"), worker("worker-agent", "workerAgent", "worker")]
+			? [worker("worker", "worker", ["queue-manager"]), worker("worker-agent", "workerAgent", ["worker"])]
 			: []),
 		...frontends,
 	]
@@ -100,7 +108,11 @@ export type Place = { path: string; kind: "file" | "directory"; hint: string }
 
 /** What compose reads: without it nothing starts. Pure. */
 export const composePlaces = (stack: Stack): Place[] =>
-	[files.compose, files.composeUsers, files.environment].map((file) => rendered(stack, file))
+	[...composeFilesOf(stack), files.environment].map((file) => rendered(stack, file))
+
+/** The compose files of a host by its role, the one that is given to compose first. Pure. */
+export const composeFilesOf = ({ role }: Pick<Stack, "role">): readonly [string, ...string[]] =>
+	role === "worker" ? [files.composeWorker] : [files.compose, files.composeUsers]
 
 /** What must be there for one service, and as what. Pure. */
 export function placesOf(stack: Stack, { name, user }: Pick<Service, "name" | "user">): Place[] {
@@ -126,7 +138,8 @@ export function placesOf(stack: Stack, { name, user }: Pick<Service, "name" | "u
 					},
 		)
 	}
-	switch (name) {
+	// Those of a GPU host have a number.
+	switch (name.replace(/^(worker|worker-agent)-\d+$/, "$1")) {
 		case "redis":
 			return [rendered(stack, files.redis)]
 		case "queue-manager":
@@ -147,7 +160,11 @@ export function placesOf(stack: Stack, { name, user }: Pick<Service, "name" | "u
 				whole(paths.outputs),
 			]
 		case "worker":
-			return [whole(paths.models), whole(paths.shareOutputs), rendered(stack, files.modelPaths)]
+			return [
+				whole(paths.models),
+				whole(paths.shareOutputs),
+				rendered(stack, stack.role === "worker" ? files.workerModelPaths : files.modelPaths),
+			]
 		case "worker-agent":
 			return [whole(paths.shareOutputs)]
 		default:

@@ -46,8 +46,14 @@ export async function stackFiles(
 				},
 			],
 		}
-	const { roster } = await openStack(context, run.hide)
-	if (roster.length === 0 && !first) {
+	const { roster, rendered, stack } = await openStack(context, run.hide)
+	if (stack.role === "worker") {
+		if (run.dryRun && !rendered) {
+			const where = `${stack.configuration.directory}/${files.environment}`
+			const text = `the workers are started when their tokens have come back to ${where}`
+			return { steps: [], notes: [{ level: "info", text }] }
+		}
+	} else if (roster.length === 0 && !first) {
 		const where = `${stackOf(environment).directory}/${files.credentials}`
 		if (run.dryRun)
 			return {
@@ -74,7 +80,7 @@ export async function stackStart(
 	if (context.environment.stack === undefined) return { steps: [] }
 	const open = await openStack(context, run.hide)
 	// Only in a dry run: the files would be written by the part before.
-	if (open.roster.length === 0) return { steps: [] }
+	if (!open.rendered) return { steps: [] }
 	const start = await planStart(context, open, {
 		...{ only: [], deadlineMs, argv: [] },
 		build: {
@@ -89,7 +95,9 @@ export async function stackStart(
 /** Backups come by themselves, and so does the certificate where an authority issues it. */
 export function timerSteps(context: StepContext, { machine }: { machine: boolean }): Step[] {
 	const { source } = stackOf(context.environment).certificates
-	const timers = [...backupTimers, ...(source === "acme" ? [certificatesTimer] : [])]
+	// A GPU host has no door, and no certificate for it.
+	const issued = source === "acme" && context.hostConfiguration.role === "app"
+	const timers = [...backupTimers, ...(issued ? [certificatesTimer] : [])]
 	// What its runs need was put there by the part before.
 	const requires = machine ? ["program", "configuration", "secrets"] : []
 	return [

@@ -3,7 +3,8 @@
 import { exitCodes, OperatorError } from "../errors.ts"
 import { type Finding, type Step, satisfied } from "../plan/step.ts"
 import { renderCompose, renderComposeUsers } from "../stack/compose.ts"
-import { files } from "../stack/description.ts"
+import { renderComposeWorker } from "../stack/compose-worker.ts"
+import { files, type Stack } from "../stack/description.ts"
 import type { Docker } from "../stack/docker.ts"
 import { isUp } from "../stack/health.ts"
 import { requirePlaces } from "../stack/host-places.ts"
@@ -68,17 +69,26 @@ export const composeFiles = ({ stack }: OpenStack, spoken: string): Step =>
 		const places = composePlaces(stack)
 		await requirePlaces(places.map((place) => ({ ...place, hint: `${place.hint} ${spoken}` })))
 		const { directory } = stack.configuration
-		for (const [file, text] of [
-			[files.compose, renderCompose(stack)],
-			[files.composeUsers, renderComposeUsers(stack)],
-		] as const)
+		const from = stack.role === "worker" ? "comfyume.yaml" : "comfyume.yaml and the roster"
+		for (const [file, text] of renderedCompose(stack))
 			if ((await readIfThere(`${directory}/${file}`)) !== text)
-				throw new OperatorError(`${directory}/${file} is not what comfyume.yaml and the roster come to now`, {
-					exitCode: exitCodes.incomplete,
-					hint: `comfyume generate-users ${spoken}`,
-				})
-		return satisfied(`in ${directory}, as comfyume.yaml and the roster have it`)
+				throw new OperatorError(
+					`${directory}/${file} is not what ${from} come${stack.role === "worker" ? "s" : ""} to now`,
+					{
+						exitCode: exitCodes.incomplete,
+						hint: `comfyume generate-users ${spoken}`,
+					},
+				)
+		return satisfied(`in ${directory}, as ${from} ${stack.role === "worker" ? "has" : "have"} it`)
 	})
+
+const renderedCompose = (stack: Stack): readonly (readonly [file: string, text: string])[] =>
+	stack.role === "worker"
+		? [[files.composeWorker, renderComposeWorker(stack)]]
+		: [
+				[files.compose, renderCompose(stack)],
+				[files.composeUsers, renderComposeUsers(stack)],
+			]
 
 /** What is expected to be used, by those that are to start and those that run already, fits into the machine. */
 export const memoryIsEnough = (

@@ -5,6 +5,7 @@ import { userInfo } from "node:os"
 import { join } from "node:path"
 import { type Environment, stackOf } from "../config/environment.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
+import { readEnvFile } from "../formats/env-file.ts"
 import { readHtpasswd } from "../formats/htpasswd.ts"
 import { type Finding, needed, type Plan, type Report, type Step, satisfied } from "../plan/step.ts"
 import {
@@ -20,8 +21,9 @@ import { containersOf, describeStack, files, type Stack, secretNames } from "../
 import { diffLines } from "../stack/diff.ts"
 import { lookAtDirectories, makeDirectories } from "../stack/directories.ts"
 import { environmentFile, renderEnvironment } from "../stack/env-render.ts"
+import { renderWorkerEnvironment } from "../stack/env-worker.ts"
 import { refuseTrackedPath } from "../stack/outside-git.ts"
-import { renderFiles, type StackFile } from "../stack/render.ts"
+import { renderFiles, renderWorkerFiles, type StackFile } from "../stack/render.ts"
 import { changeRoster, describeRoster, type Roster, userId } from "../stack/roster.ts"
 import { type Change, findChanges, readIfThere, writeChanges, writeSecretFile } from "../stack/write.ts"
 import type { StepContext } from "./context.ts"
@@ -42,8 +44,9 @@ export type UsersOptions = {
 	again: string
 }
 
-/** All files of the stack, the users' directories, the sheet. */
+/** All files of the stack, the users' directories, the sheet; on a GPU host what its workers are started from. */
 export async function planUsers(context: StepContext, options: UsersOptions): Promise<Plan> {
+	if (context.hostConfiguration.role === "worker") return planWorkers(context, options)
 	const environment = environmentWith(context.environment, options.directory)
 	const { directory } = stackOf(environment)
 	const { csv } = options
@@ -68,6 +71,7 @@ export async function planUsers(context: StepContext, options: UsersOptions): Pr
 		environment: environmentFile(stack, rendered),
 		htpasswd: htpasswd.text,
 		proxySecret: rendered.proxySecret,
+		workerTokens: rendered.workerTokens,
 	})
 	const told = [
 		...completed.made.map((name) => ({ change: "new password", name })),
@@ -86,6 +90,50 @@ export async function planUsers(context: StepContext, options: UsersOptions): Pr
 			writtenFiles(context, { directory, wanted, told, what }),
 			...(options.makeDirectories ? [usersDirectories(stack)] : []),
 			...(csv === undefined || sheet === undefined ? [] : [writtenSheet(context, csv, sheet)]),
+		],
+		next: ({ exitCode, dryRun }) =>
+			dryRun || exitCode !== exitCodes.done
+				? options.again
+				: `comfyume start ${context.spoken}   # what runs with older files is made anew`,
+	}
+}
+
+/** Tokens come from the app server: there is nobody to be added, and no secret to be made. */
+async function planWorkers(context: StepContext, options: UsersOptions): Promise<Plan> {
+	const { hostConfiguration, host } = context
+	const { count, add, remove, rotate, csv, older } = options
+	if (count !== undefined || csv !== undefined || [...add, ...remove, ...rotate].length > 0)
+		throw usage(
+			`${hostConfiguration.name} is a GPU worker, and users are the app server's`,
+			`comfyume generate-users ${context.spoken}`,
+		)
+	const environment = environmentWith(context.environment, options.directory)
+	const stack = describeStack(environment, [], hostConfiguration)
+	const { directory } = stack.configuration
+	await refuseTrackedPath(host, join(directory, files.environment))
+	const rendered = renderWorkerEnvironment(stack, {
+		existing: await readIfThere(join(directory, files.environment)),
+		...(older === undefined
+			? {}
+			: { handed: { where: older.where, entries: readEnvFile(older.text).entries } }),
+	})
+	const ids = stack.workers.map(({ id }) => id).join(", ")
+	return {
+		command: "generate-users",
+		environment: environment.name,
+		host: hostConfiguration.name,
+		place: context.place,
+		steps: [
+			writtenFiles(context, {
+				directory,
+				wanted: renderWorkerFiles(stack, rendered.text),
+				told: [
+					...rendered.taken.map((name) => ({ change: "new token", name })),
+					...rendered.dropped.map((name) => ({ change: "removed", name })),
+				],
+				what: `${stack.workers.length === 1 ? "1 worker" : `${stack.workers.length} workers`} (${ids})`,
+			}),
+			...(options.makeDirectories ? [usersDirectories(stack)] : []),
 		],
 		next: ({ exitCode, dryRun }) =>
 			dryRun || exitCode !== exitCodes.done
@@ -142,7 +190,7 @@ function usersDirectories(stack: Stack): Step {
 	let isFirst = true
 	return {
 		id: "directories",
-		title: "Users' directories",
+		title: stack.role === "worker" ? "Directory of outputs on the share" : "Users' directories",
 		requires: ["files"],
 		async check(report): Promise<Finding> {
 			const { missing, unreachable, leftOver } = await lookAtDirectories(stack)
@@ -185,6 +233,11 @@ export async function planEnvironmentFile(
 	context: StepContext,
 	{ rotate, directory: elsewhere, again }: EnvironmentFileOptions,
 ): Promise<Plan> {
+	if (context.hostConfiguration.role === "worker")
+		throw usage(
+			`${context.hostConfiguration.name} is a GPU worker: its env file is written with the rest of its files`,
+			`comfyume generate-users ${context.spoken}`,
+		)
 	const environment = environmentWith(context.environment, elsewhere)
 	const { directory, adminName, users } = stackOf(environment)
 	await refuseTrackedPath(context.host, join(directory, files.environment))
@@ -211,8 +264,8 @@ export async function planEnvironmentFile(
 		steps: [writtenFiles(context, { directory, wanted, told, what: files.environment })],
 		next: ({ exitCode, dryRun }) => {
 			if (dryRun || exitCode !== exitCodes.done) return again
-			// nginx holds this one too, in a file of its own.
-			return rotate.includes("PROXY_SECRET")
+			// nginx holds the one too, in a file of its own, and GPU hosts are handed tokens that are made with the other.
+			return rotate.includes("PROXY_SECRET") || (rotate.includes("TOKEN_KEY") && stack.workerHosts.length > 0)
 				? `comfyume generate-users ${context.spoken}`
 				: `comfyume start ${context.spoken}   # what runs with the older file is made anew`
 		},

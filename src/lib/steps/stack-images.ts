@@ -26,11 +26,14 @@ const buildTimeoutMs = 60 * 60_000
 /** A step per image, by ids as `image-frontend`. None needs another; the containers that run them need these. */
 export function imageSteps(
 	{ host }: Pick<StepContext, "host">,
-	stack: Pick<Stack, "images" | "configuration">,
+	stack: Pick<Stack, "images" | "configuration" | "role">,
 	options: ImageOptions,
 ): Step[] {
 	return imageBuilds(stack)
-		.filter(({ onlyWithGpu }) => !onlyWithGpu || options.gpu === true)
+		.filter(({ onlyWithGpu }) =>
+			// A GPU host has these alone, an app server only if it has a GPU too.
+			stack.role === "worker" ? onlyWithGpu : !onlyWithGpu || options.gpu === true,
+		)
 		.map((build) => imageStep(host, build, options))
 }
 

@@ -8,7 +8,7 @@ import { certificateToStartWith } from "./certificates.ts"
 import type { StepContext } from "./context.ts"
 import { spokenWords } from "./heal-options.ts"
 import { once } from "./open.ts"
-import { type OpenStack, requireRoster, servicesNamed } from "./stack.ts"
+import { type OpenStack, requireRendered, servicesNamed } from "./stack.ts"
 import { containerTitle, restartContainer, type Starting, startContainer } from "./stack-container.ts"
 import { composeFiles, dockerAnswers, memoryIsEnough } from "./stack-engine.ts"
 import { type ImageOptions, imageStepId, imageSteps } from "./stack-images.ts"
@@ -30,10 +30,10 @@ export type StartOptions = {
  * batches of users, inside of which each waits for the one before. What fails stops those that need it and nobody else.
  */
 export async function planStart(context: StepContext, open: OpenStack, options: StartOptions): Promise<Plan> {
-	requireRoster(open, context.spoken)
+	requireRendered(open, context.spoken)
 	const wanted = options.only.length === 0 ? open.services : withNeeded(open.services, options.only)
 	const starting = startingOf(context, open, options)
-	const nginx = options.only.length === 0 || options.only.includes("nginx")
+	const nginx = open.stack.role === "app" && (options.only.length === 0 || options.only.includes("nginx"))
 	// The host's nginx finds the others at ports that they lose with it: if it stays, they stay as they are.
 	const switching = nginx && (await leavesHost(starting))
 	// nginx doesn't start without one.
@@ -47,8 +47,11 @@ export async function planStart(context: StepContext, open: OpenStack, options: 
 		...(switching ? ["nginx"] : []),
 		...service.after.filter((name) => isIn(wanted, name)),
 	]
-	const laneOf = ({ name, batch }: Service) =>
-		batch === undefined ? (isDoor(name) ? { lane: "door" } : {}) : { lane: `batch ${batch}` }
+	const laneOf = ({ name, batch }: Service) => {
+		if (batch !== undefined) return { lane: `batch ${batch}` }
+		const worker = /^worker(?:-agent)?-(\d+)$/.exec(name)?.[1]
+		return isDoor(name) ? { lane: "door" } : worker === undefined ? {} : { lane: `worker ${worker}` }
+	}
 	const stepOf = (service: Service): Step => ({
 		id: service.name,
 		title: containerTitle(service),
@@ -145,7 +148,7 @@ export function planRestart(
 	open: OpenStack,
 	{ named, deadlineMs }: { named: readonly string[]; deadlineMs: number },
 ): Plan {
-	requireRoster(open, context.spoken)
+	requireRendered(open, context.spoken)
 	const starting = startingOf(context, open, { deadlineMs })
 	const services = servicesNamed(open.services, named)
 	return {

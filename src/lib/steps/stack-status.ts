@@ -1,11 +1,11 @@
 // How the stack is: every container against what it should be, the queue, the door. Only looks.
-import { z } from "zod"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import type { ContainerFacts } from "../plan/events.ts"
 import { type Finding, needed, type Plan, type Step, satisfied } from "../plan/step.ts"
 import { type Expected, projectName } from "../stack/docker.ts"
 import { askDoor } from "../stack/front.ts"
 import { type Container, isUp, judge } from "../stack/health.ts"
+import { askQueueManager } from "../stack/queue-health.ts"
 import { type Service, servicesOf } from "../stack/services.ts"
 import type { StepContext } from "./context.ts"
 import type { OpenStack } from "./stack.ts"
@@ -26,7 +26,12 @@ export function planStatus(context: StepContext, open: OpenStack): Plan {
 				return satisfied(`answers: ${size === 1 ? "1 container" : `${size} containers`}`)
 			}),
 			// Side by side: none of them waits for another's answer.
-			...[containersStep(context, open), queueStep(context, open), doorStep(context, open)].map((step) => ({
+			...[
+				containersStep(context, open),
+				queueStep(context, open),
+				// A GPU host has no door.
+				...(open.stack.role === "app" ? [doorStep(context, open)] : []),
+			].map((step) => ({
 				...step,
 				lane: step.id,
 				requires: ["docker"],
@@ -70,8 +75,11 @@ export const containersStep = (context: StepContext, open: OpenStack): Step =>
 			...strays(containers, all),
 		]
 		for (const container of facts) report.container(container)
-		if (open.roster.length === 0)
-			return needed("nobody is in the roster", `comfyume generate-users ${context.spoken}`)
+		if (!open.rendered)
+			return needed(
+				open.stack.role === "worker" ? "not every worker has a token" : "nobody is in the roster",
+				`comfyume generate-users ${context.spoken}`,
+			)
 		const wrong = facts.filter(({ right }) => !right)
 		if (wrong.length === 0) return satisfied(`all ${facts.length} are healthy and current`)
 		const missing = wrong.filter(({ state }) => state === "missing").length
@@ -132,37 +140,21 @@ function seen(name: string, container: Container | undefined) {
 	}
 }
 
-const queueSchema = z.object({
-	status: z.string(),
-	redis_connected: z.boolean().optional(),
-	inference_mode: z.string().optional(),
-	workers_active: z.number().optional(),
-	queue_depth: z.number().optional(),
-})
-
-const queueStep = (context: StepContext, { stack }: OpenStack): Step =>
+/** The queue manager answers where this host finds it, and is healthy. Only looks. */
+export const queueStep = (context: StepContext, { stack }: OpenStack): Step =>
 	checkOnly("queue", "Queue manager", async (): Promise<Finding> => {
-		const { hostPort } = stack.services.queueManager
-		const address = `http://127.0.0.1:${hostPort}/health`
-		const signal = AbortSignal.any([context.signal, AbortSignal.timeout(5000)])
-		const hint = `comfyume logs queue-manager ${context.spoken}`
-		try {
-			const response = await fetch(address, { signal, redirect: "error" })
-			const health = queueSchema.parse(await response.json())
-			const { queue_depth: depth = 0, workers_active: workers = 0, inference_mode: mode = "?" } = health
-			const said = `${depth} waiting, ${workers === 1 ? "1 worker" : `${workers} workers`}, ${mode}`
-			return health.status === "healthy"
-				? satisfied(said)
-				: needed(
-						`${health.status}: ${health.redis_connected === false ? "Redis is not connected" : said}`,
-						hint,
-					)
-		} catch (error) {
-			if (context.signal.aborted) throw error
-			// fetch says why only in its cause.
-			const why = error instanceof TypeError ? (error.cause ?? error) : error
-			return needed(`${address} gives no answer: ${messageOf(why)}`, hint)
-		}
+		const asked = await askQueueManager(stack, context)
+		const hint =
+			stack.role === "worker"
+				? `tailscale ping ${stack.configuration.vpnAddress}; comfyume status of the app server`
+				: `comfyume logs queue-manager ${context.spoken}`
+		if ("why" in asked) return needed(`${asked.address} gives no answer: ${asked.why}`, hint)
+		const { status, redis_connected: connected } = asked.health
+		const { queue_depth: depth = 0, workers_active: workers = 0, inference_mode: mode = "?" } = asked.health
+		const said = `${depth} waiting, ${workers === 1 ? "1 worker" : `${workers} workers`}, ${mode}`
+		return status === "healthy"
+			? satisfied(said)
+			: needed(`${status}: ${connected === false ? "Redis is not connected" : said}`, hint)
 	})
 
 const dayMs = 86_400_000

@@ -7,11 +7,17 @@ import { needed, type Plan, type Step, satisfied } from "../plan/step.ts"
 import { type Docker, dockerOf, projectName } from "../stack/docker.ts"
 import { type Container, isUp } from "../stack/health.ts"
 import { userNumber } from "../stack/roster.ts"
+import { mostWorkers } from "../stack/workers.ts"
 import type { StepContext } from "./context.ts"
 import { containerTitle } from "./stack-container.ts"
 
 // Users are served through these; the last one keeps what the others still write.
-const order = ["worker-agent", "worker", "nginx", "admin", "auth-gate", "queue-manager", "redis"]
+const order = [
+	// Of a GPU host: an agent hands its job back before its ComfyUI goes.
+	...Array.from({ length: mostWorkers }, (_, index) => `worker-agent-${index + 1}`),
+	...Array.from({ length: mostWorkers }, (_, index) => `worker-${index + 1}`),
+	...["worker-agent", "worker", "nginx", "admin", "auth-gate", "queue-manager", "redis"],
+]
 
 // A `docker stop` is a process of its own, and there may be hundreds of users.
 const laneOf = (index: number) => `users ${index % 20}`

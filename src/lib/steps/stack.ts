@@ -10,7 +10,7 @@ import { describeStack, files, type Stack } from "../stack/description.ts"
 import { type Docker, dockerOf } from "../stack/docker.ts"
 import { envVariables } from "../stack/env-variables.ts"
 import type { Roster } from "../stack/roster.ts"
-import { type Service, servicesOf } from "../stack/services.ts"
+import { composeFilesOf, type Service, servicesOf } from "../stack/services.ts"
 import { readIfThere } from "../stack/write.ts"
 import type { StepContext } from "./context.ts"
 
@@ -20,6 +20,8 @@ export type OpenStack = {
 	docker: Docker
 	/** In the order of a start. */
 	services: readonly Service[]
+	/** There is somebody or something to start it for: users in the roster, on a GPU host tokens for its workers. */
+	rendered: boolean
 }
 
 /**
@@ -27,13 +29,15 @@ export type OpenStack = {
  * @throws {OperatorError} (2) when the credentials file can't be read line by line
  */
 export async function openStack(
-	context: Pick<StepContext, "environment" | "host">,
+	context: Pick<StepContext, "environment" | "host" | "hostConfiguration">,
 	hide: (secrets: Iterable<Secret>) => void,
 	{ gpu = false } = {},
 ): Promise<OpenStack> {
 	const configuration = stackOf(context.environment)
 	const { directory, adminName } = configuration
-	hide(secretsIn(await readIfThere(join(directory, files.environment))))
+	const environmentText = await readIfThere(join(directory, files.environment))
+	hide(secretsIn(environmentText))
+	if (context.hostConfiguration.role === "worker") return openWorkers(context, environmentText)
 	const where = join(directory, files.credentials)
 	const credentials = readCredentials(await readIfThere(where), { where, adminName })
 	hide(credentials.values())
@@ -44,12 +48,42 @@ export async function openStack(
 		roster,
 		docker: dockerOf(context.host, directory),
 		services: servicesOf(stack, { gpu }),
+		rendered: roster.length > 0,
 	}
 }
 
-/** Nothing was rendered yet, or the users are lost: there is nothing to start. */
-export function requireRoster({ roster, stack }: OpenStack, spoken: string): void {
-	if (roster.length > 0) return
+/** A GPU host's: nobody is in a roster there. */
+function openWorkers(
+	{ environment, host, hostConfiguration }: Pick<StepContext, "environment" | "host" | "hostConfiguration">,
+	environmentText: string,
+): OpenStack {
+	const stack = describeStack(environment, [], hostConfiguration)
+	const set = new Set(
+		readEnvFile(environmentText).entries.flatMap(({ name, value }) => (value === "" ? [] : [name])),
+	)
+	return {
+		stack,
+		roster: [],
+		docker: dockerOf(host, stack.configuration.directory, composeFilesOf(stack)),
+		services: servicesOf(stack),
+		rendered: stack.workers.every(({ tokenVariable }) => set.has(tokenVariable)),
+	}
+}
+
+/**
+ * Nothing was rendered yet, or the users are lost: there is nothing to start.
+ * @throws {OperatorError} (2)
+ */
+export function requireRendered({ rendered, stack }: OpenStack, spoken: string): void {
+	if (rendered) return
+	if (stack.role === "worker")
+		throw new OperatorError(
+			`not every worker has a token in ${stack.configuration.directory}/${files.environment}`,
+			{
+				exitCode: exitCodes.usage,
+				hint: `comfyume generate-users ${spoken} --credentials FILE, with the file from the app server`,
+			},
+		)
 	throw new OperatorError(`nobody is in ${stack.configuration.directory}/${files.credentials}`, {
 		exitCode: exitCodes.usage,
 		hint: `comfyume generate-users ${spoken}`,
