@@ -1,7 +1,6 @@
 // The env file of a GPU host. It holds the tokens of its own workers and no other secret that the stack is made of: who
 // takes the machine over can claim jobs, and nothing else.
 import { exitCodes, OperatorError } from "../errors.ts"
-import type { Secret } from "../secret.ts"
 import type { Stack } from "./description.ts"
 import { readKept, writeEnvironment } from "./env-render.ts"
 import { envVariables } from "./env-variables.ts"
@@ -14,7 +13,6 @@ export type WorkerEnvironment = {
 	taken: readonly string[]
 	/** What has no business on a GPU host and is left out: names. */
 	dropped: readonly string[]
-	tokens: readonly Secret[]
 }
 
 /**
@@ -59,7 +57,6 @@ export function renderWorkerEnvironment(
 			writeEnvironment(values, kept),
 		taken: [...tokens].filter(([name, token]) => kept.get(name) !== token.reveal()).map(([name]) => name),
 		dropped,
-		tokens: [...tokens.values()],
 	}
 
 	function following({ images, frontendPort, domain }: Stack, appServer: string): [string, string][] {
