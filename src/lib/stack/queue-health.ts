@@ -11,8 +11,9 @@ const healthSchema = z.object({
 	status: z.string(),
 	redis_connected: z.boolean().optional(),
 	inference_mode: z.string().optional(),
-	workers_active: z.number().optional(),
-	queue_depth: z.number().optional(),
+	// null while it has no Redis that could say.
+	workers_active: z.number().nullish(),
+	queue_depth: z.number().nullish(),
 })
 type QueueHealth = z.output<typeof healthSchema>
 

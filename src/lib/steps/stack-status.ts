@@ -150,7 +150,8 @@ export const queueStep = (context: StepContext, { stack }: OpenStack): Step =>
 				: `comfyume logs queue-manager ${context.spoken}`
 		if ("why" in asked) return needed(`${asked.address} gives no answer: ${asked.why}`, hint)
 		const { status, redis_connected: connected } = asked.health
-		const { queue_depth: depth = 0, workers_active: workers = 0, inference_mode: mode = "?" } = asked.health
+		const { queue_depth, workers_active, inference_mode: mode = "?" } = asked.health
+		const [depth, workers] = [queue_depth ?? 0, workers_active ?? 0]
 		const said = `${depth} waiting, ${workers === 1 ? "1 worker" : `${workers} workers`}, ${mode}`
 		return status === "healthy"
 			? satisfied(said)
