@@ -31,9 +31,9 @@ export function whyNoPong(
 		})
 		socket.on("data", (chunk) => {
 			said += chunk.toString("latin1")
-			// Its words on a refusal: WRONGPASS …, NOAUTH ….
+			// Its words on a refusal: WRONGPASS …, NOAUTH …. After the first sentence comes advice, a page of it.
 			const refusal = /^-(.*)\r\n/m.exec(said)?.[1]
-			if (refusal !== undefined) end(refusal)
+			if (refusal !== undefined) end(refusal.split(/(?<=\.)\s/)[0])
 			else if (said.includes("+PONG\r\n")) end(undefined)
 		})
 	})

@@ -416,6 +416,7 @@ export function certificateServed(work: CertificateWork, requires: readonly stri
 			return satisfied(`asked over TLS: sha256 ${found.leaf.fingerprint.slice(0, 12)}`)
 		return needed(
 			`nginx serves another one, until ${answer.validTo === undefined ? "?" : dateOf(answer.validTo)}`,
+			`comfyume restart nginx ${context.spoken}`,
 		)
 	}
 	return {
