@@ -11,7 +11,7 @@ const answerTimeoutMs = 5000
  */
 export function whyNoPong(
 	{ host, port }: { host: string; port: number },
-	password: Secret,
+	password: Secret | undefined,
 	timeoutMs = answerTimeoutMs,
 ): Promise<string | undefined> {
 	return new Promise((resolve) => {
@@ -26,7 +26,7 @@ export function whyNoPong(
 		socket.on("error", (error) => end(messageOf(error)))
 		socket.on("close", () => end("it hung up"))
 		socket.on("connect", () => {
-			const words = [["AUTH", password.reveal()], ["PING"]]
+			const words = [...(password === undefined ? [] : [["AUTH", password.reveal()]]), ["PING"]]
 			socket.write(words.map(request).join(""))
 		})
 		socket.on("data", (chunk) => {

@@ -13,6 +13,7 @@ import { type Credentials, readCredentials } from "../stack/credentials.ts"
 import { files } from "../stack/description.ts"
 import { askDoor, type DoorAnswer } from "../stack/front.ts"
 import { requirePlaces } from "../stack/host-places.ts"
+import { appServerSeenFrom, askQueueManager, pingRedis } from "../stack/queue-health.ts"
 import { whyNoPong } from "../stack/redis-ping.ts"
 import { userId } from "../stack/roster.ts"
 import { composePlaces, placesOf } from "../stack/services.ts"
@@ -77,6 +78,48 @@ export const redisLine = (context: StepContext, { stack }: OpenStack): Step => {
 		return why === undefined ? satisfied("PONG") : needed(why, `comfyume logs redis ${context.spoken}`)
 	})
 }
+
+/** Redis over the VPN. A GPU host has no password of it: that it asks for one is right. */
+export const redisAfarLine = (context: StepContext, { stack }: OpenStack): Step =>
+	line("redis", "the app server's Redis", "PING over the VPN, without a password", async () => {
+		const asked = await pingRedis(stack, undefined)
+		if ("why" in asked) return needed(`${asked.address}: ${asked.why}`, afar(context, stack))
+		return satisfied(`${asked.address} answers, and lets nobody in without its password`)
+	})
+
+/** The queue manager over the VPN, which the workers take their jobs from. */
+export const queueAfarLine = (context: StepContext, { stack }: OpenStack): Step =>
+	line("queue", "the app server's queue manager", "/health over the VPN", async () => {
+		const asked = await askQueueManager(stack, { signal: context.signal })
+		const hint = afar(context, stack)
+		if ("why" in asked) return needed(`${asked.address} gives no answer: ${asked.why}`, hint)
+		const { status, redis_connected: connected } = asked.health
+		return status === "healthy" && connected === true
+			? satisfied(`${asked.address}: healthy, Redis connected`)
+			: needed(`${asked.address} is ${status}${connected === true ? "" : ", and has no Redis"}`, hint)
+	})
+
+const afar = ({ environment }: StepContext, stack: OpenStack["stack"]) =>
+	`tailscale ping ${appServerSeenFrom(stack)}; comfyume status --env ${environment.name} --host NAME, of the app server`
+
+// One that Docker had to start again by itself, and that hasn't run for so long since.
+const steadyMs = 5 * 60_000
+
+/** No container is in a restart loop: a health check that passes now and then isn't enough. */
+export const restartsLine = (context: StepContext, { docker, services }: OpenStack): Step =>
+	line("restarts", "restarts", "docker inspect: RestartCount, StartedAt", async () => {
+		const containers = await docker.look()
+		const unsteady = services.flatMap(({ container }) => {
+			const found = containers.get(container)
+			if (found === undefined || found.restarts === 0) return []
+			const since = found.startedAt?.getTime() ?? context.now().getTime()
+			return context.now().getTime() - since < steadyMs
+				? [`${container} was started again ${found.restarts} times, last less than 5 minutes ago`]
+				: []
+		})
+		if (unsteady.length > 0) return needed(unsteady.join("; "), `comfyume logs ${context.spoken}`)
+		return satisfied("none in the last 5 minutes")
+	})
 
 type Asking = { context: StepContext; open: OpenStack }
 type Login = { name: string; password: Secret }

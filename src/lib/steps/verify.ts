@@ -37,8 +37,11 @@ import {
 	hostNginxLine,
 	imagesLine,
 	line,
+	queueAfarLine,
 	queueLine,
+	redisAfarLine,
 	redisLine,
+	restartsLine,
 	usersLine,
 } from "./verify-stack.ts"
 
@@ -104,12 +107,13 @@ const follows: Readonly<Record<string, readonly string[]>> = {
 	"scratch-directories": ["scratch"],
 	"backup-dry-run": ["share", "configuration", "secrets"],
 	images: ["docker"],
-	redis: ["docker"],
-	door: ["docker"],
 	containers: ["docker"],
+	restarts: ["containers"],
 	extensions: ["containers"],
+	redis: ["containers"],
 	queue: ["door", "redis"],
-	users: ["containers", "door"],
+	door: ["containers"],
+	users: ["door"],
 	served: ["door", "certificate"],
 }
 
@@ -193,7 +197,19 @@ function checkoutLine(context: StepContext, artifact: Artifact): Step[] {
 	]
 }
 
+/** A GPU host's: its workers, and what they find of the app server over the VPN. */
+function workerLines(context: StepContext, open: OpenStack): Step[] {
+	return [
+		imagesLine(context, open),
+		containersStep(context, open),
+		restartsLine(context, open),
+		redisAfarLine(context, open),
+		queueAfarLine(context, open),
+	]
+}
+
 function stackLines(context: StepContext, open: OpenStack): Step[] {
+	if (open.stack.role === "worker") return workerLines(context, open)
 	const { environment } = context
 	const work = { context, stack: open.stack, docker: open.docker }
 	const certificate = certificateRight(work)
@@ -229,7 +245,8 @@ async function modelLines(context: StepContext, { manifest, open, artifacts }: V
 	const steps = await modelChecks(context, manifest, {
 		...{ level: "structure", deep: false, from: "share", containers: [] },
 	})
-	if (open === undefined || steps.some(({ id }) => id === "models-frontends")) return steps
+	if (open === undefined || open.stack.role === "worker" || steps.some(({ id }) => id === "models-frontends"))
+		return steps
 	return [
 		...steps,
 		line("models-frontends", "models as frontends see them", "docker ps", async () =>
