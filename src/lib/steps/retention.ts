@@ -20,7 +20,7 @@ import {
 	judge,
 	listHoldings,
 } from "../artifacts/standing.ts"
-import { exitCodes, OperatorError } from "../errors.ts"
+import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { quoteForShell } from "../host/command.ts"
 import { needed, type Plan, type Step, type SummaryRow, satisfied } from "../plan/step.ts"
 import type { ObjectHead } from "../storage/object-store.ts"
@@ -135,9 +135,12 @@ function retentionStep(
 		rejectFuture(copies, now(), artifact.name)
 		const finished: Shrinkable[] = []
 		const held = new Map(copies.map((copy) => [copy.name.id, copy]))
+		const inUse = await builtUpon(copies)
 		let bad = 0
 		for (const copy of copies) {
 			signal.throwIfAborted()
+			// Its snapshot is gone, and later ones need its archive.
+			if (copy.sidecar === undefined && inUse?.has(copy.name.id) === true) continue
 			const judged = await judge(copy, owner, held)
 			if (judged.foreign) continue
 			if (judged.finished === undefined) {
@@ -169,79 +172,102 @@ function retentionStep(
 		return new Set(go.filter(({ name }) => newest === undefined || newest.name.takenAt < name.takenAt))
 	}
 
-	/** Archives of incremental snapshots that are gone, and that none builds upon any more, whoever's it is. */
+	/** The archives that snapshots need, whoever's they are; undefined when one can't be read, which may need any. */
+	const builtUpon = async (copies: readonly Copy[]): Promise<ReadonlySet<string> | undefined> => {
+		const used = new Set<string>()
+		if (artifact.kind !== "archive" || !artifact.incremental) return used
+		for (const copy of copies) {
+			if (copy.sidecar === undefined) continue
+			const sidecar = await readSidecar(copy).catch(() => undefined)
+			if (sidecar?.kind !== "archive") return undefined
+			for (const { id } of [copy.name, ...(sidecar.incremental?.archives ?? [])]) used.add(id)
+		}
+		return used
+	}
+
+	/** Archives of incremental snapshots that are gone, and that none builds upon any more. */
 	const unused = async (): Promise<ObjectHead[]> => {
 		if (artifact.kind !== "archive" || !artifact.incremental) return []
 		const copies = await listCopies(share, environment.name, artifact.name)
-		const used = new Set<string>()
-		for (const copy of copies) {
-			if (copy.sidecar === undefined) continue
-			// One that can't be read may build upon any of them.
-			const sidecar = await readSidecar(copy).catch(() => undefined)
-			if (sidecar?.kind !== "archive") return []
-			for (const { id } of [copy.name, ...(sidecar.incremental?.archives ?? [])]) used.add(id)
-		}
+		const used = await builtUpon(copies)
+		if (used === undefined) return []
 		const oldMs = now().getTime() - unusedKeptMs
 		return copies.flatMap(({ name, archive }) =>
 			archive !== undefined && !used.has(name.id) && name.takenAt.getTime() < oldMs ? [archive] : [],
 		)
 	}
 
+	/** A step that failed has no row that says ok. */
+	const orSaid = async <T>(work: () => Promise<T>): Promise<T> => {
+		try {
+			return await work()
+		} catch (error) {
+			const verified = removed === 0 ? messageOf(error) : `${removed} removed, then: ${messageOf(error)}`
+			const row = { artifact: artifact.name, source: "share", snapshot: "none" }
+			summary.set(artifact.name, { ...row, ...summary.get(artifact.name), verified, ok: false })
+			throw error
+		}
+	}
+
+	const check: Step["check"] = async (report) => {
+		const said = new Set<string>()
+		const { retained, waiting } = await survey((text) => said.add(text))
+		if (removed === 0) for (const text of said) report.note(text)
+		const [newest] = retained.keep
+		going = retained.go.filter((snapshot) => !waiting.has(snapshot))
+		const begun = await remover.unfinished(prefix)
+		const orphans = going.length === 0 ? await unused() : []
+		const held = waiting.size === 0 ? "" : `; ${waiting.size} more wait until r2 has one as new`
+		summary.set(artifact.name, {
+			artifact: artifact.name,
+			source: "share",
+			snapshot: newest?.snapshot.name.id ?? "none",
+			verified: `${retained.keep.length} kept, ${removed === 0 ? `${going.length} to go` : `${removed} removed`}${held}`,
+			ok: true,
+		})
+		if (going.length === 0 && begun.length === 0 && orphans.length === 0)
+			return satisfied(`${retained.keep.length} are kept (${describe(classes)})${held}`)
+		if (newest !== undefined && going.length > 0) await requireWhole(newest.snapshot)
+		const kept = retained.keep.map(({ snapshot, because }) => `${snapshot.name.id} (${because.join(", ")})`)
+		return needed(
+			[
+				...(going.length === 0
+					? []
+					: [
+							`no class keeps ${going.length} of ${retained.keep.length + retained.go.length}: ${shorten(going.map(({ name }) => name.id))}`,
+							`kept: ${kept.join(", ")}`,
+						]),
+				...(orphans.length === 0 ? [] : [`${orphans.length} archives that no snapshot builds upon`]),
+				...(begun.length === 0 ? [] : [`${begun.length} whose removal was begun`]),
+			].join("; ") + held,
+		)
+	}
+
+	const apply: Step["apply"] = ({ note }) =>
+		alone(share, { purpose: `retention of ${artifact.name}`, again, note }, async (lease) => {
+			for (const key of await remover.unfinished(prefix)) await remover.finish(key)
+			// Another host may have been at it while this one waited.
+			const { retained } = await survey(() => {})
+			const still = new Set(retained.go.map(({ name }) => name.id))
+			for (const { copy, name } of going) {
+				signal.throwIfAborted()
+				if (copy.sidecar === undefined || !still.has(name.id)) continue
+				await lease.require()
+				await remover.remove(copy.sidecar, copy.index ?? copy.archive)
+				removed++
+			}
+			for (const head of await unused()) {
+				await lease.require()
+				await remover.remove(head, undefined)
+			}
+		})
+
 	return {
 		id: artifact.name,
 		title: artifact.name,
 		requires: [shareStep],
-		check: async (report) => {
-			const said = new Set<string>()
-			const { retained, waiting } = await survey((text) => said.add(text))
-			if (removed === 0) for (const text of said) report.note(text)
-			const [newest] = retained.keep
-			going = retained.go.filter((snapshot) => !waiting.has(snapshot))
-			const begun = await remover.unfinished(prefix)
-			const orphans = going.length === 0 ? await unused() : []
-			const held = waiting.size === 0 ? "" : `; ${waiting.size} more wait until r2 has one as new`
-			summary.set(artifact.name, {
-				artifact: artifact.name,
-				source: "share",
-				snapshot: newest?.snapshot.name.id ?? "none",
-				verified: `${retained.keep.length} kept, ${removed === 0 ? `${going.length} to go` : `${removed} removed`}${held}`,
-				ok: true,
-			})
-			if (going.length === 0 && begun.length === 0 && orphans.length === 0)
-				return satisfied(`${retained.keep.length} are kept (${describe(classes)})${held}`)
-			if (newest !== undefined && going.length > 0) await requireWhole(newest.snapshot)
-			const kept = retained.keep.map(({ snapshot, because }) => `${snapshot.name.id} (${because.join(", ")})`)
-			return needed(
-				[
-					...(going.length === 0
-						? []
-						: [
-								`no class keeps ${going.length} of ${retained.keep.length + retained.go.length}: ${shorten(going.map(({ name }) => name.id))}`,
-								`kept: ${kept.join(", ")}`,
-							]),
-					...(orphans.length === 0 ? [] : [`${orphans.length} archives that no snapshot builds upon`]),
-					...(begun.length === 0 ? [] : [`${begun.length} whose removal was begun`]),
-				].join("; ") + held,
-			)
-		},
-		apply: ({ note }) =>
-			alone(share, { purpose: `retention of ${artifact.name}`, again, note }, async (lease) => {
-				for (const key of await remover.unfinished(prefix)) await remover.finish(key)
-				// Another host may have been at it while this one waited.
-				const { retained } = await survey(() => {})
-				const still = new Set(retained.go.map(({ name }) => name.id))
-				for (const { copy, name } of going) {
-					signal.throwIfAborted()
-					if (copy.sidecar === undefined || !still.has(name.id)) continue
-					await lease.require()
-					await remover.remove(copy.sidecar, copy.index ?? copy.archive)
-					removed++
-				}
-				for (const head of await unused()) {
-					await lease.require()
-					await remover.remove(head, undefined)
-				}
-			}),
+		check: (report) => orSaid(() => check(report)),
+		apply: (report) => orSaid(() => apply(report)),
 	}
 }
 

@@ -45,6 +45,7 @@ const put = (place: string, { id, archive, sidecar }: Snapshot) => {
 	writeFileSync(join(directory, `${id}.tar.zst`), archive)
 	writeFileSync(join(directory, `${id}.tar.zst.json`), sidecar)
 }
+const rowOf = ({ events }: Ran) => events.flatMap((event) => (event.event === "end" ? event.summary : []))[0]
 const onShare = () => readdirSync(join(sandbox.share, "sandbox/home")).sort()
 const namesOf = (kept: Iterable<string>) =>
 	[...kept].flatMap((id) => [`${id}.tar.zst`, `${id}.tar.zst.json`]).sort()
@@ -148,6 +149,26 @@ test("when the newest snapshot is damaged, nothing goes", async () => {
 	const ran = await sandbox.retention(server, { only })
 	expect(ran.exitCode, said(ran)).toBe(3)
 	expect(onShare()).toEqual(before)
+	expect(rowOf(ran)).toMatchObject({ ok: false, verified: expect.stringMatching(/nothing goes/) })
+})
+
+test("what fails while it removes is no success in the table either, and how far it came is there", async () => {
+	tenDays()
+	let left = 3
+	const ran = await sandbox.retention(server, { only }, (given) => ({
+		...given,
+		...(given.shareRemover && {
+			shareRemover: {
+				...given.shareRemover,
+				remove: async (...of: Parameters<typeof given.shareRemover.remove>) => {
+					if (left-- === 0) throw new Error("the share went away")
+					return given.shareRemover?.remove(...of)
+				},
+			},
+		}),
+	}))
+	expect(ran.outcome("home"), said(ran)).toBe("failed")
+	expect(rowOf(ran)).toMatchObject({ ok: false, verified: "3 removed, then: the share went away" })
 })
 
 test("a clock that was set back, or a snapshot from the future, stops it", async () => {

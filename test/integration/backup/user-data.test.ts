@@ -310,6 +310,7 @@ describe("retention", () => {
 		const ran = await sandbox.retention(server, { only })
 		expect(ran.exitCode, said(ran)).toBe(0)
 		expect(ran.outcome(artifact)).toBe("applied")
+		expect(said(ran)).not.toContain("never finished")
 		const kept = sidecarsIn(sandbox.share)
 		expect(kept.length).toBeLessThan(12)
 		expect(archivesIn(sandbox.share).length).toBeLessThan(14)
@@ -322,6 +323,9 @@ describe("retention", () => {
 		}
 		const again = await sandbox.retention(server, { only })
 		expect(again.outcome(artifact)).toBe("satisfied")
+		// Archives of snapshots that are gone stand there, and are in use.
+		expect(archivesIn(sandbox.share).length).toBeGreaterThan(sidecarsIn(sandbox.share).length)
+		expect(said(again)).not.toContain("never finished")
 	})
 })
 
