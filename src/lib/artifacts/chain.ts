@@ -220,6 +220,7 @@ export async function firstGood<Good extends Fetched>(
 		let locked: IdentityError | undefined
 		for (const copy of candidate.copies) {
 			signal.throwIfAborted()
+			if (isLetGo(work, candidate, copy)) continue
 			try {
 				const verified = await verify(copy)
 				if (verified === undefined) continue
@@ -250,6 +251,20 @@ export async function firstGood<Good extends Fetched>(
 			passedOver ??= candidate.name
 	}
 	throw foreign ?? nothingGood(work, tried)
+}
+
+/**
+ * Retention takes a snapshot from the share by its sidecar, and leaves an archive that later ones build upon. That isn't
+ * damage, and is not to be healed. The newest is never taken: without its sidecar it was never finished.
+ */
+function isLetGo(
+	{ candidates, wanted }: Acquiring<SnapshotArtifact>,
+	candidate: Candidate,
+	{ sidecar, olderKey }: Copy,
+): boolean {
+	if (sidecar !== undefined || olderKey !== undefined) return false
+	if (wanted.at === undefined && candidate === candidates[0]) return false
+	return candidate.copies.some((other) => other.sidecar !== undefined)
 }
 
 function noteShrunk({ name }: Candidate, sidecar: StoredSidecar | undefined, report: Report): void {
