@@ -8,7 +8,7 @@ import { cacheDirectory, ensureBase, isDirectory } from "./instance/base.ts"
 import { run } from "./run.ts"
 
 const suite = "bookworm"
-const packages = [
+const wantedByRestore = [
 	...["apache2-utils", "certbot", "jq", "nfs-common", "openssl", "redis-tools", "unzip", "wget"],
 	...["e2fsprogs", "util-linux"],
 ]
@@ -17,7 +17,7 @@ const packages = [
  * Gives a directory with the packages and their index, and fetches them when it isn't there yet (half a minute, 30 MB,
  * Debian's mirror). Which they are, the real apt works out from what the base has installed.
  */
-export async function ensureDebianPackages(): Promise<string> {
+export async function ensureDebianPackages(packages: readonly string[] = wantedByRestore): Promise<string> {
 	const base = await ensureBase()
 	const recipe = JSON.stringify({ version: 1, suite, packages, base: basename(base) })
 	const digest = createHash("sha256").update(recipe).digest("hex").slice(0, 12)

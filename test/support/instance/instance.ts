@@ -233,7 +233,8 @@ function fingerprints(publicKeys: readonly string[]): Map<string, string> {
 	return found
 }
 
-function greets(address: string): Promise<boolean> {
+/** Whether an SSH server greets at an address. */
+export function greets(address: string): Promise<boolean> {
 	return new Promise((resolve) => {
 		const socket = connect({ host: address, port: 22 })
 		const answer = (is: boolean) => {

@@ -3,6 +3,11 @@ import { randomInt } from "node:crypto"
 import { mkdir, readdir, readFile, statfs, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { run } from "../run.ts"
+import {
+	createVirtualMachine,
+	type VirtualMachine,
+	type VirtualMachineOptions,
+} from "../virtual-machine/virtual-machine.ts"
 import { cacheDirectory, ensureBase } from "./base.ts"
 import { createInstance, type Instance, type InstanceOptions } from "./instance.ts"
 import { type Owner, oneAtATime, ownerIsAlive, thisOwner } from "./owner.ts"
@@ -26,6 +31,8 @@ export type World = {
 	network: string
 	/** Makes and starts an instance; it is booting when this returns. Several at once are fine. */
 	createInstance(options: InstanceOptions): Promise<Instance>
+	/** The same with a kernel of its own, where the instances' lacks something: slow, and not in every test run. */
+	createVirtualMachine(options: VirtualMachineOptions): Promise<VirtualMachine>
 	/** Removes the world and all instances in it, without a trace. */
 	[Symbol.asyncDispose](): Promise<void>
 }
@@ -50,21 +57,23 @@ export async function createWorld(): Promise<World> {
 	}
 
 	let created = 0
-	const instances: Instance[] = []
+	const instances: { destroy(): Promise<void> }[] = []
+	const nextPlace = () => {
+		created += 1
+		return { world: record, address: hostAddress(record.number, 10 + created), index: created }
+	}
 	return {
 		address: hostAddress(record.number, 1),
 		network: `198.18.${record.number}.0/24`,
 		createInstance: async (options) => {
-			created += 1
-			const instance = await createInstance({
-				...options,
-				base,
-				world: record,
-				address: hostAddress(record.number, 10 + created),
-				index: created,
-			})
+			const instance = await createInstance({ ...options, base, ...nextPlace() })
 			instances.push(instance)
 			return instance
+		},
+		createVirtualMachine: async (options) => {
+			const machine = await createVirtualMachine({ ...options, ...nextPlace() })
+			instances.push(machine)
+			return machine
 		},
 		[Symbol.asyncDispose]: async () => {
 			await Promise.all(instances.map((instance) => instance.destroy()))
