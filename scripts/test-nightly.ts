@@ -1,10 +1,12 @@
 // `npm run test:nightly`: what `npm test` tries with thousands of inputs and tens of schedules, with many more: each
 // property of the readers of foreign files with a million inputs, the queue manager's chaos with more than a thousand
-// schedules, a hundred of which kill real processes, a whole year of hourly backups, and two hosts of which one is killed
-// at each change. Takes an hour and a half or so; arguments go to vitest. COMFYUME_TEST_INPUTS=50000 and
-// COMFYUME_TEST_RUNS=2 ask for fewer.
+// schedules, a hundred of which kill real processes, a whole year of hourly backups, two hosts of which one is killed at
+// each change; and a share over real NFS, mounted in a virtual machine. Takes an hour and a half or so; arguments go to
+// vitest. COMFYUME_TEST_INPUTS=50000 and COMFYUME_TEST_RUNS=2 ask for fewer.
 import { spawnSync } from "node:child_process"
 import { fileURLToPath } from "node:url"
+// @ts-expect-error: plain JavaScript, because Node 20 runs it too.
+import { ensureNightlyParts } from "./lib/test-parts.js"
 
 const repository = fileURLToPath(new URL("..", import.meta.url))
 const readers = [
@@ -20,7 +22,14 @@ const schedules = ["chaos", "chaos-processes"].map((name) => `test/integration/q
 const chaos = run("integration", schedules, { COMFYUME_TEST_RUNS: "35" })
 const year = ["backup/year", "cli/two-hosts"].map((name) => `test/integration/${name}.test.ts`)
 const backups = run("integration", year, { COMFYUME_TEST_RUNS: "2" })
-process.exitCode = fuzz || chaos || backups
+const missing: Record<string, string> = ensureNightlyParts()
+for (const [part, because] of Object.entries(missing))
+	console.error(`tests of ${part} are skipped: ${because}`)
+const share = run("nightly", ["test/nightly/nfs.test.ts"], {
+	COMFYUME_TEST_NIGHTLY: "1",
+	COMFYUME_TEST_MISSING: JSON.stringify(missing),
+})
+process.exitCode = share || fuzz || chaos || backups
 
 /** @returns the exit code */
 function run(project: string, files: string[], defaults: Record<string, string>): number {

@@ -51,6 +51,36 @@ const packages = [
 	{ package: "debootstrap", program: "debootstrap", part: "docker", for: "the base of the containers" },
 ]
 
+const nightlyPackages = [
+	{
+		package: "qemu-system-x86",
+		program: "qemu-system-x86_64",
+		part: "virtualMachines",
+		for: "a kernel with an NFS client",
+	},
+	// The server's way to a directory is a package without a program.
+	{ package: "nfs-ganesha-vfs", program: "ganesha.nfsd", part: "virtualMachines", for: "an NFS server" },
+	{ package: "nfs-ganesha", program: "ganesha.nfsd", part: "virtualMachines", for: "an NFS server" },
+]
+
+/**
+ * The same, with what only `npm run test:nightly` uses.
+ * @returns {Record<string, string>} missing parts, each with the reason and what to type
+ */
+export function ensureNightlyParts() {
+	const missing = ensureTestParts()
+	for (const { part, package: name, because } of ensureAptPackages(nightlyPackages))
+		missing[part] ??= `${name} is not installed: ${because}`
+	const machines = missing.virtualMachines ?? missing.instances ?? whyNoSuchProcessor()
+	if (machines !== undefined) missing.virtualMachines = machines
+	return missing
+}
+
+// The virtual machines are of one kind; their kernel's package is named after it.
+function whyNoSuchProcessor() {
+	return process.arch === "x64" ? undefined : "virtual machines: only on x64"
+}
+
 /**
  * Installs what can be installed, and says what this machine can't have.
  * @returns {Record<string, string>} missing parts, each with the reason and what to type

@@ -15,6 +15,7 @@ type Part =
 	| "compose"
 	| "docker"
 	| "freshServers"
+	| "virtualMachines"
 	| "acme"
 	| "prometheus"
 	| "chromium"

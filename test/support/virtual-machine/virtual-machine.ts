@@ -27,7 +27,7 @@ export type VirtualMachine = {
 	readonly name: string
 	readonly hostname: string
 	readonly address: string
-	/** Resolves once sshd greets. 180 s unless told otherwise: an emulated processor takes its time. */
+	/** Resolves once sshd greets. 600 s unless told otherwise: an emulated processor takes its time. */
 	waitForSsh(options?: { deadlineMs?: number }): Promise<void>
 	/** Runs a program inside as root, through SSH. The environment is the one that sshd gives. */
 	run(args: readonly string[], options?: RunOptions): Promise<Ran>
@@ -89,7 +89,7 @@ export async function createVirtualMachine(
 			],
 			{ timeoutMs: 180_000, ...runOptions },
 		)
-	const waitForSsh = ({ deadlineMs = 180_000 } = {}) =>
+	const waitForSsh = ({ deadlineMs = 600_000 } = {}) =>
 		poll(
 			async () => {
 				if (ended) throw new Error(`${options.name} is off:\n${(await readConsole()).slice(-2000)}`)
@@ -113,7 +113,7 @@ export async function createVirtualMachine(
 			await ssh(["systemctl", "reboot"], { allowedExitCodes: "any" })
 			await poll(async () => !["", before].includes(await bootId()), {
 				what: `the reboot of ${options.name}`,
-				deadlineMs: 240_000,
+				deadlineMs: 900_000,
 				intervalMs: 200,
 			})
 		},
@@ -150,7 +150,7 @@ export async function createVirtualMachine(
 		const qemu = [
 			...["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none"],
 			// An emulated processor is had everywhere; the real one's virtualisation isn't, though its device be there.
-			...["-accel", "tcg", "-cpu", "max", "-m", `${memoryMebibytes}`],
+			...["-accel", "tcg", "-cpu", "qemu64", "-m", `${memoryMebibytes}`],
 			...["-kernel", image.kernel, "-initrd", image.initialRamDisk],
 			...["-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet"],
 			...["-drive", `file=${disk},format=raw,if=virtio,cache=unsafe`],
@@ -159,7 +159,7 @@ export async function createVirtualMachine(
 				"-device",
 				`virtio-net-pci,netdev=net,mac=52:54:00:12:${hexadecimal(world.number)}:${hexadecimal(index)},romfile=`,
 			],
-			...["-serial", `file:${consoleLog}`],
+			...["-device", "virtio-rng-pci", "-serial", `file:${consoleLog}`],
 		]
 		const enter =
 			'for group in $1; do mkdir -p "$group" && echo 0 >"$group/cgroup.procs" || exit 1; done; shift; exec "$@"'
