@@ -30,14 +30,18 @@ export function create(run: CommandRun): Command {
 		.description(
 			"Writes all files of the stack from the configuration and the roster, on the environment's host. " +
 				"Passwords that are there are kept; users' directories are made and never removed. A second run " +
-				"changes nothing. --dry-run shows what would change; secrets are not shown.",
+				"changes nothing. --dry-run shows what would change; secrets are not shown. On a GPU worker's host it " +
+				"writes what its workers are started from.",
 		)
 		.option("--count <number>", "make it this many users, by adding the lowest free numbers")
 		.option("--add <user...>", "add these users, as in user021")
 		.option("--remove <user...>", "remove these users; their data stays")
 		.option("--rotate <user...>", "a new password for these users, or for the admin")
 		.option("--directory <path>", "write here, on this machine (else stack.directory on the host)")
-		.option("--credentials <file>", "an older file with USER_CREDENTIALS_… to take passwords from, once")
+		.option(
+			"--credentials <file>",
+			"an older file with USER_CREDENTIALS_… to take passwords from, once; for a GPU worker's host the file that the app server has for it",
+		)
 		.option("--csv <file>", "also write the sheet to hand out, with a link for each user; on the host itself")
 		.option("--no-make-directories", "don't make the users' directories, as on another machine than the host")
 		.option("--yes", "answer the question before production with yes")
