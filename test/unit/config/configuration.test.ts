@@ -403,6 +403,18 @@ describe("a mistake is reported with its path, its line and a fix", () => {
 		],
 		["an empty file", "", "", 1, /empty/, /templates\/comfyume.yaml/],
 	]
+	test("refuses a GPU host whose first worker would be called as the one on the app server", () => {
+		const hosts = (name: string) =>
+			`[{ name: app-1, role: app, address: 203.0.113.10 }, { name: ${name}, role: worker, address: 203.0.113.20 }]`
+		expect(found(production({ hosts: hosts("gpu-1") }))).toEqual([])
+		expect(found(production({ hosts: hosts("worker") }))).toEqual([
+			expect.objectContaining({
+				path: "environments.production.hosts[1].name",
+				message: expect.stringContaining("worker-1"),
+			}),
+		])
+	})
+
 	test.each(cases)("%s", (_, text, path, line, message, fix) => {
 		const problems = found(text)
 		expect(problems.map((problem) => problem.path)).toContain(path)
