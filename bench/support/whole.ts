@@ -15,7 +15,7 @@ export async function must(running: Promise<Said>): Promise<Said> {
 /** Opens the world and makes the first server; its configuration knows its address by then. */
 export async function makeServer(): Promise<{ servers: WholeServers; server: Instance; identity: Identity }> {
 	execFileSync(process.execPath, ["scripts/release.ts"], { cwd: root })
-	const servers = await openWholeServers({ users: 20 })
+	const servers = await openWholeServers({ users: 20, lean: false })
 	const server = await servers.freshServer("first", { images: true })
 	servers.pointAt(server)
 	const fingerprint = await servers.workshop.consoleFingerprint(server)

@@ -28,7 +28,8 @@ export type Said = {
 	all: string
 }
 
-export async function openWholeServers({ users = 3 } = {}) {
+/** @param options.lean images that a registry would give are no part of the backups: they are the largest */
+export async function openWholeServers({ users = 3, lean = true } = {}) {
 	const workshop = await openWorkshop()
 	const { laptop, share, s3, git, world } = workshop
 	const key = join(laptop, "id_ed25519")
@@ -65,7 +66,7 @@ environments:
         hostKeys: ${JSON.stringify(identity?.hostKeys ?? [])}
         ${identity === undefined ? "tailnet: join" : `tailscaleAddress: ${identity.tailscaleAddress}`}
     operators: ["${authorizedKey}"]
-    backups: { recipients: [${recipient}] }
+    backups: { recipients: [${recipient}]${lean ? ", without: [image-nginx, image-redis]" : ""} }
 ${fresh.configuration}    objectStore:
       provider: s3
       buckets:
@@ -85,9 +86,8 @@ ${fresh.configuration}    objectStore:
 		/** A server as the provider hands it over; its Docker knows what a registry would give, and ComfyUI's stand-in. */
 		async freshServer(name: string, { images = false } = {}): Promise<Instance> {
 			const server = await fresh.freshServer(name)
-			if (!images) return server
-			await fresh.loadBaseImages(server)
-			await buildFrontend(server)
+			if (images || lean) await fresh.loadBaseImages(server)
+			if (images) await buildFrontend(server)
 			return server
 		},
 		/** The laptop's configuration leads to this server. */
@@ -111,7 +111,15 @@ ${fresh.configuration}    objectStore:
 	}
 }
 
-function saidBy({ exitCode, stdout, stderr }: { exitCode: number; stdout: string; stderr: string }): Said {
+export function saidBy({
+	exitCode,
+	stdout,
+	stderr,
+}: {
+	exitCode: number
+	stdout: string
+	stderr: string
+}): Said {
 	const events = stdout
 		.split("\n")
 		.filter((line) => line.startsWith("{"))

@@ -135,8 +135,11 @@ export function hostKeysOnTheWire(
 			const strange = onWire.filter((fingerprint) => !onDisk.includes(fingerprint))
 			if (onWire.length === 0) return needed("sshd doesn't answer")
 			if (strange.length > 0) return needed(`sshd still shows ${strange.join(", ")}`)
-			if (expected.length > 0 && !onWire.some((fingerprint) => expected.includes(fingerprint)))
+			const lacking = expected.filter((fingerprint) => !onWire.includes(fingerprint))
+			if (expected.length > 0 && lacking.length === expected.length)
 				return needed(`sshd shows ${onWire.join(", ")}, and none of them is configured for this host`)
+			// One type's key was made anew, and whoever knows the server by that one is warned off.
+			if (lacking.length > 0) return needed(`sshd doesn't show ${lacking.join(", ")}, which is configured`)
 			return satisfied(`sshd shows ${onWire.join(", ")}`)
 		},
 		apply: async () => {

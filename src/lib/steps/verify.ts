@@ -101,11 +101,12 @@ export async function verifySteps(context: StepContext, verifying: Verifying): P
 /** What truly follows from another line's fault is not told as a fault of its own. */
 const follows: Readonly<Record<string, readonly string[]>> = {
 	"share-sentinel": ["share"],
-	"share-directories": ["share"],
-	"models-share": ["share"],
-	"models-frontends": ["share", "containers"],
+	"share-directories": ["share", "share-sentinel"],
+	"models-share": ["share", "share-sentinel"],
+	"models-frontends": ["share", "share-sentinel", "containers"],
+	files: ["share", "scratch"],
 	"scratch-directories": ["scratch"],
-	"backup-dry-run": ["share", "configuration", "secrets"],
+	"backup-dry-run": ["share", "share-sentinel", "configuration", "secrets"],
 	images: ["docker"],
 	containers: ["docker"],
 	restarts: ["containers"],
