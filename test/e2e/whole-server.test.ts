@@ -87,7 +87,7 @@ describeWith("docker", "the whole server", () => {
 
 	test("it outlives a reboot", async () => {
 		await second.reboot()
-		await Promise.all([second.waitForSsh({ deadlineMs: 30_000 }), waitForDocker(second)])
+		await Promise.all([second.waitForSsh({ deadlineMs: 120_000 }), waitForDocker(second)])
 		// The containers come by themselves; they are given the time that their health checks take.
 		await shell(
 			second,

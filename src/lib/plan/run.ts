@@ -92,7 +92,8 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 		await inLanes(part.steps, runOne)
 		if (signal.aborted) break
 		try {
-			part = await part.following?.()
+			const touched = [...results.values()].some(({ outcome }) => outcome !== "satisfied")
+			part = await part.following?.({ touched })
 		} catch (error) {
 			impossible = failureOf(error)
 			const { because: message, hint, exitCode = exitCodes.incomplete } = impossible

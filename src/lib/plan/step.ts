@@ -85,13 +85,19 @@ export type Plan = {
 	 * What comes after them, worked out when they have run, whatever became of them: it depends on what they brought. It
 	 * only reads. Throws what makes the rest impossible; the run then ends with that.
 	 */
-	following?: () => Promise<Following | undefined>
+	following?: (before: Before) => Promise<Following | undefined>
 	/** What should be known before the first step. A `warning` is also said to who wants quiet; the exit code stays. */
 	notes?: readonly { level: "info" | "warning"; text: string }[]
 	/** Facts gathered on the way, asked for after the last step: the rows of the closing table. */
 	summary?: () => readonly SummaryRow[]
 	/** The next command to type, by how it ended. */
 	next?: (ended: { exitCode: number; dryRun: boolean }) => string | undefined
+}
+
+/** What became of the parts before. */
+export type Before = {
+	/** Something was changed, or could not be. */
+	touched: boolean
 }
 
 /** A later part of a plan. Its steps may require those of the parts before. */
@@ -145,12 +151,14 @@ export function within(name: string, steps: readonly Step[], requires: readonly 
  * is said with the next.
  */
 export async function inTurn(
-	[first, ...rest]: readonly (() => Promise<Following>)[],
+	[first, ...rest]: readonly ((before: Before) => Promise<Following>)[],
+	before: Before = { touched: false },
 	notes: NonNullable<Following["notes"]> = [],
 ): Promise<Following> {
 	if (first === undefined) return { steps: [], notes }
-	const part = await first()
+	const part = await first(before)
 	const said = [...notes, ...(part.notes ?? [])]
-	if (part.steps.length === 0) return inTurn(rest, said)
-	return { ...part, notes: said, ...(rest.length === 0 ? {} : { following: () => inTurn(rest) }) }
+	if (part.steps.length === 0) return inTurn(rest, before, said)
+	const following = (since: Before) => inTurn(rest, since)
+	return { ...part, notes: said, ...(rest.length === 0 ? {} : { following }) }
 }

@@ -1,7 +1,7 @@
 // A restore as a plan, in parts: what the machine needs, what comes from backups, the stack, the timers, the checks.
 import type { Artifact } from "../artifacts/catalogue.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
-import { type Following, inTurn, type Plan, type SummaryRow, within } from "../plan/step.ts"
+import { type Before, type Following, inTurn, type Plan, type SummaryRow, within } from "../plan/step.ts"
 import { artifactsOf, outputsArtifact } from "./artifacts.ts"
 import type { StepContext } from "./context.ts"
 import { firstDeploymentStep, neverBackedUp } from "./first-deployment.ts"
@@ -95,7 +95,8 @@ export async function planRestore(
 		}
 	}
 	const requires = first ? [firstDeploymentStep] : []
-	const ifWanted = (part: PartName, work: () => Promise<Following>) => (parts.has(part) ? [work] : [])
+	const ifWanted = (part: PartName, work: (before: Before) => Promise<Following>) =>
+		parts.has(part) ? [work] : []
 	return {
 		...{ command: "restore", environment: environment.name, host: hostConfiguration.name, place },
 		...(await inTurn([
@@ -105,8 +106,11 @@ export async function planRestore(
 			...ifWanted("containers", () => stackFiles(context, { run, first, again, requires })),
 			...ifWanted("containers", () => stackStart(context, { run, requires })),
 			...ifWanted("timers", async () => ({ steps: timerSteps(context, { machine }) })),
-			...ifWanted("checks", async () =>
-				checklist(context, run, { artifacts: all, manifest: await modelManifest(packageRoot, options) }),
+			...ifWanted("checks", async (before) =>
+				checklist(context, run, before, {
+					artifacts: all,
+					manifest: await modelManifest(packageRoot, options),
+				}),
 			),
 		])),
 		summary: () => rows.flatMap((of) => of()),
@@ -147,6 +151,7 @@ async function chosen(context: StepContext, packageRoot: string, options: Restor
 async function checklist(
 	context: StepContext,
 	{ configuration, secrets, dryRun, hide }: RestoreRun,
+	{ touched }: Before,
 	given: Pick<Verifying, "artifacts" | "manifest">,
 ): Promise<Following> {
 	if (dryRun)
@@ -154,6 +159,17 @@ async function checklist(
 			steps: [],
 			notes: [
 				{ level: "info", text: `the checks come when all is done; now: comfyume verify ${context.spoken}` },
+			],
+		}
+	// Each step has just been found right by its own check; the rest of the list is for what was made anew.
+	if (!touched)
+		return {
+			steps: [],
+			notes: [
+				{
+					level: "info",
+					text: `nothing had to be done; the whole checklist: comfyume verify ${context.spoken}`,
+				},
 			],
 		}
 	const open = context.environment.stack === undefined ? undefined : await openStack(context, hide)
