@@ -23,12 +23,11 @@ export type NfsServer = {
 export async function makeNfsServer(address: string, directory: string): Promise<NfsServer> {
 	const own = await mkdtemp(join(tmpdir(), "comfyume-nfs-"))
 	const state = join(own, "state")
-	await mkdir(state)
 	const path = "/volume-1"
 	await writeFile(
 		join(own, "ganesha.conf"),
 		`NFS_CORE_PARAM { Bind_addr = ${address}; Protocols = 4; NFS_Port = 2049; Enable_NLM = false; Enable_RQUOTA = false; }
-NFSV4 { RecoveryBackend = fs; RecoveryRoot = ${state}; Grace_Period = 5; Lease_Lifetime = 5; Minor_Versions = 1,2; }
+NFSV4 { RecoveryBackend = fs; RecoveryRoot = ${state}; Lease_Lifetime = 60; Minor_Versions = 1,2; }
 EXPORT {
 	Export_Id = 1;
 	Path = ${directory};
@@ -50,6 +49,9 @@ LOG { Default_Log_Level = EVENT; }
 	return {
 		source: `${address}:${path}`,
 		start: async () => {
+			// Nobody reclaims what he had: who was there has rebooted since, or would be waited for.
+			await rm(state, { recursive: true, force: true })
+			await mkdir(state)
 			const file = await open(log, "a")
 			const child = spawn(
 				"ganesha.nfsd",
