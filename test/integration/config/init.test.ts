@@ -46,7 +46,7 @@ type Terminal = {
 /** `script` makes the terminal; what is written to it is typed. */
 function terminal(columns: number, ...words: string[]): Terminal {
 	const line = `stty cols ${columns} rows 50; exec '${process.execPath}' '${cli}' init ${words.join(" ")}`
-	const child = spawn("script", ["-qec", line, "/dev/null"], { cwd: directory, env: variables() })
+	const child = spawn("/usr/bin/script", ["-qec", line, "/dev/null"], { cwd: directory, env: variables() })
 	let seen = ""
 	let read = 0
 	child.stdout.setEncoding("utf8").on("data", (text: string) => {
