@@ -1,8 +1,7 @@
 // A GPU host of its own on a real Docker Engine: two workers and their agents, from the files that one command wrote, and a
 // real queue manager at an address that stands in for the VPN's. ComfyUI is a stand-in, and the GPUs are taken out.
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
-import { fileURLToPath } from "node:url"
 import { afterAll, beforeAll, expect, test } from "vitest"
 import { eventSchema } from "../../src/lib/plan/events.ts"
 import { describeWith, dockerPrograms } from "../support/parts.ts"
@@ -10,9 +9,8 @@ import { poll } from "../support/poll.ts"
 import { startQueueManager, type TestQueueManager } from "../support/queue-manager.ts"
 import { startTestRedis, type TestRedis } from "../support/redis.ts"
 import { run } from "../support/run.ts"
-import { openStackWorld, type StackWorld } from "../support/stack-world.ts"
+import { openStackWorld, releaseRoot, type StackWorld } from "../support/stack-world.ts"
 
-const repository = fileURLToPath(new URL("../..", import.meta.url))
 const vpnAddress = "100.100.0.1"
 const everything = ["comfy-worker-1", "comfy-worker-2", "comfy-worker-agent-1", "comfy-worker-agent-2"]
 
@@ -80,7 +78,7 @@ exec "${join(dockerPrograms(), "docker")}" "$@"
 	const comfyume = async (...words: string[]) => {
 		const configuration = world.path("gpu-configuration/comfyume.yaml")
 		const spoken = ["--env", "sandbox", "--config", configuration, "--host", "gpu-1"]
-		const ended = await run(process.execPath, [join(repository, "src/cli.ts"), ...words, ...spoken], {
+		const ended = await run(join(releaseRoot, "bin/comfyume"), [...words, ...spoken], {
 			workingDirectory: world.directory,
 			environment: { ...world.engine.environment, HOME: world.directory },
 			allowedExitCodes: "any",
@@ -112,7 +110,9 @@ exec "${join(dockerPrograms(), "docker")}" "$@"
 		expect(exitCode).toBe(2)
 		expect(stderr).toContain("not every worker has a token")
 		expect(stderr).toContain("--credentials FILE")
-		expect((await comfyume("status", "--json")).exitCode).toBe(3)
+		const status = await comfyume("status", "--json")
+		expect(status.exitCode, status.stdout).toBe(3)
+		expect(status.stdout).toContain("not every worker has a token")
 	})
 
 	test("is started by one command, side by side, and a second one touches nothing", async () => {
@@ -174,7 +174,8 @@ exec "${join(dockerPrograms(), "docker")}" "$@"
 		}
 		for (const worker of claimedBy) expect(["gpu-1-1", "gpu-1-2"]).toContain(worker)
 		const pictures = readdirSync(world.path("outputs/user001")).filter((name) => name.endsWith(".png"))
-		expect(pictures.length).toBe(ids.length)
+		// Each job made as many as its batch says.
+		expect(pictures.length).toBe(1 + 2 + 3 + 4)
 	})
 
 	test("lets ComfyUI reach its own agent's network alone, and read models only", async () => {
@@ -224,5 +225,20 @@ exec "${join(dockerPrograms(), "docker")}" "$@"
 		const anew = await comfyume("restart", "worker-1", "--json")
 		expect(anew.exitCode, anew.stdout).toBe(0)
 		expect((await running()).get("comfy-worker-1")).not.toBe(before.get("comfy-worker-1"))
+	})
+
+	test("is started by a restore too, with the tokens that have come back", async () => {
+		const env = world.path("gpu-stack/.env")
+		const kept = readFileSync(env)
+		rmSync(world.path("gpu-stack"), { recursive: true })
+		const without = await comfyume("restore", "--only", "containers", "--json")
+		expect(without.exitCode, without.stdout).toBe(2)
+		expect(without.stdout).toContain("has no WORKER_TOKEN_1")
+		mkdirSync(world.path("gpu-stack"))
+		writeFileSync(env, kept, { mode: 0o600 })
+		const restored = await comfyume("restore", "--only", "containers", "--json")
+		expect(restored.exitCode, restored.stdout).toBe(0)
+		expect([...(await running()).keys()].sort()).toEqual(everything)
+		expect(readFileSync(env)).toEqual(kept)
 	})
 })

@@ -179,7 +179,10 @@ async function textWithoutDependencies(
 	composeFiles: readonly [string, ...string[]],
 ): Promise<string> {
 	const read = async (file: string) =>
-		projectSchema.parse(parse(await readIfThere(`${directory}/${file}`), { version: "1.1" }))
+		// One that is missing is for compose to tell.
+		projectSchema.parse(
+			parse(await readIfThere(`${directory}/${file}`), { version: "1.1" }) ?? { services: {}, networks: {} },
+		)
 	const [first, ...included] = composeFiles
 	const [whole, ...others] = await Promise.all([read(first), ...included.map(read)])
 	const services = [whole, ...others].flatMap((one) => Object.entries(one.services))
