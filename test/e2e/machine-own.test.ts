@@ -107,6 +107,16 @@ ${more}`
 			["a rule for one address", "ufw allow from 203.0.113.7 to any port 22 proto tcp", /from 203.0.113.7/],
 			["the default", "ufw default allow incoming", /is let in \(allow\)/],
 			["off after a boot", "sed -i s/ENABLED=yes/ENABLED=no/ /etc/ufw/ufw.conf", /off after a reboot/],
+			[
+				"the kernel's policy",
+				"iptables -P INPUT ACCEPT",
+				/lets in what no rule is about \(iptables: policy ACC/,
+			],
+			[
+				"its policy for IPv6",
+				"ip6tables -P INPUT ACCEPT",
+				/lets in what no rule is about \(ip6tables: policy/,
+			],
 		])("is found wrong, and put right: %s", async (_, breaking, because) => {
 			await shell(breaking)
 			const looked = await steps({ ...step, mode: "verify" })
@@ -115,6 +125,18 @@ ${more}`
 			expect((await steps(step)).exitCode).toBe(0)
 			expect(await rules()).toBe(exactly)
 			expect(await shell("ufw status verbose")).toMatch(/Status: active[\s\S]*deny \(incoming\)/)
+		})
+
+		test("is not taken to be in force where the kernel's rules were flushed, though ufw says that it is active", async () => {
+			const kept = await shell("iptables-save --table filter")
+			await shell("iptables -P INPUT ACCEPT; iptables -F INPUT")
+			expect(await shell("ufw status")).toMatch(/Status: active/)
+			const looked = await steps({ ...step, mode: "verify" })
+			expect(looked.exitCode).toBe(3)
+			expect(looked.of["firewall"]?.because).toMatch(/doesn't ask ufw's rules/)
+			expect(looked.of["firewall"]?.hint).toMatch(/a reboot/)
+			await machine.run(["iptables-restore"], { stdin: kept })
+			expect((await steps({ ...step, mode: "verify" })).exitCode).toBe(0)
 		})
 
 		test("never shuts out SSH, wherever it listens", async () => {

@@ -38,13 +38,27 @@ export function readUfwStatus(text: string): UfwStatus {
 		active: /^Status: active$/m.test(text),
 		incoming: /^Default: (\w+) \(incoming\)/m.exec(text)?.[1],
 		rows: rows.flatMap((line) => {
-			// Columns are parted by two blanks or more; a cell may hold one, as in `22/tcp (v6)`.
-			const [to, action, from] = line
-				.trim()
-				.replace(/\s+#.*$/, "")
-				.split(/\s{2,}/)
+			// Columns are padded, and what is longer than its column leaves one blank: the action alone parts them.
+			const [, to, action, from] =
+				/^(\S.*?)\s+((?:ALLOW|DENY|REJECT|LIMIT)(?: (?:IN|OUT|FWD))?)\s+(.+)$/.exec(
+					line.replace(/\s+#.*$/, "").trim(),
+				) ?? []
 			if (to === undefined || action === undefined || from === undefined) return []
 			return [{ to, action, from }]
 		}),
 	}
 }
+
+/** What the kernel does with what comes in, whatever ufw says: it answers from its own files. */
+export type InputChain = {
+	/** `DROP`, `ACCEPT`; undefined where the text is none of iptables'. */
+	policy: string | undefined
+	/** The chains that are asked. */
+	asks: readonly string[]
+}
+
+/** @param text of `iptables --list-rules INPUT` */
+export const readInputChain = (text: string): InputChain => ({
+	policy: /^-P INPUT (\w+)$/m.exec(text)?.[1],
+	asks: [...text.matchAll(/^-A INPUT -j (\S+)$/gm)].map(([, chain = ""]) => chain),
+})

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest"
-import { readUfwAdded, readUfwStatus } from "../../../src/lib/formats/ufw.ts"
+import { readInputChain, readUfwAdded, readUfwStatus } from "../../../src/lib/formats/ufw.ts"
 
 const verbose = `Status: active
 Logging: on (low)
@@ -12,6 +12,8 @@ To                         Action      From
 80,443/tcp (Nginx Full)    ALLOW IN    Anywhere                   # the door
 8188                       ALLOW IN    203.0.113.0/24
 Anywhere                   DENY IN     203.0.113.9
+80,443,3000,8080,8188:8207/tcp (v6) ALLOW IN    2001:db8:1234:5678:9abc:def0::/96 # longer than their columns
+443/tcp                    LIMIT IN    Anywhere                   (log)
 22/tcp (v6)                LIMIT IN    Anywhere (v6)
 
 53                         ALLOW OUT   Anywhere
@@ -26,6 +28,12 @@ test("the table in force is read row by row, comments and profiles included", ()
 			{ to: "80,443/tcp (Nginx Full)", action: "ALLOW IN", from: "Anywhere" },
 			{ to: "8188", action: "ALLOW IN", from: "203.0.113.0/24" },
 			{ to: "Anywhere", action: "DENY IN", from: "203.0.113.9" },
+			{
+				to: "80,443,3000,8080,8188:8207/tcp (v6)",
+				action: "ALLOW IN",
+				from: "2001:db8:1234:5678:9abc:def0::/96",
+			},
+			{ to: "443/tcp", action: "LIMIT IN", from: "Anywhere                   (log)" },
 			{ to: "22/tcp (v6)", action: "LIMIT IN", from: "Anywhere (v6)" },
 			{ to: "53", action: "ALLOW OUT", from: "Anywhere" },
 		],
@@ -48,4 +56,19 @@ ufw allow from 203.0.113.7 to any port 22 proto tcp
 		["allow", "from", "203.0.113.7", "to", "any", "port", "22", "proto", "tcp"],
 	])
 	expect(readUfwAdded("Added user rules (see 'ufw status' for running firewall):\n(None)\n")).toEqual([])
+})
+
+test("what the kernel does with what comes in is its policy and the chains that it asks", () => {
+	const text = `-P INPUT DROP
+-A INPUT -p tcp -m multiport --dports 22 -j f2b-sshd
+-A INPUT -j ts-input
+-A INPUT -j ufw-before-logging-input
+-A INPUT -j ufw-before-input
+`
+	expect(readInputChain(text)).toEqual({
+		policy: "DROP",
+		asks: ["ts-input", "ufw-before-logging-input", "ufw-before-input"],
+	})
+	expect(readInputChain("-P INPUT ACCEPT\n")).toEqual({ policy: "ACCEPT", asks: [] })
+	expect(readInputChain("")).toEqual({ policy: undefined, asks: [] })
 })

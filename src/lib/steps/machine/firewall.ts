@@ -3,7 +3,7 @@
 // chain of its own; the stack publishes only nginx's.
 import type { FirewallRule } from "../../config/environment.ts"
 import { exitCodes, OperatorError } from "../../errors.ts"
-import { readUfwAdded, readUfwStatus, type UfwRule } from "../../formats/ufw.ts"
+import { readInputChain, readUfwAdded, readUfwStatus, type UfwRule } from "../../formats/ufw.ts"
 import { command } from "../../host/command.ts"
 import type { LocalHost } from "../../host/local.ts"
 import { type Finding, needed, type Step, satisfied } from "../../plan/step.ts"
@@ -20,7 +20,12 @@ export function firewallIsExact({ host, hostConfiguration }: StepContext): Step 
 		title: "the firewall lets in exactly what it should",
 		check: async (): Promise<Finding> => {
 			if (host.standIn) return satisfied("a directory stands in for the machine: it has no firewall")
-			const { wrong } = await look(host, wanted)
+			const { wrong, inKernel } = await look(host, wanted)
+			if (inKernel.length > 0)
+				return needed(
+					[...wrong, ...inKernel].join("; "),
+					"iptables --list-rules INPUT; a reboot loads ufw's rules anew",
+				)
 			if (wrong.length > 0) return needed(wrong.join("; "), "ufw status verbose")
 			return satisfied(`active: ${wanted.map(inWords).join(", ")}, and nothing else`)
 		},
@@ -34,7 +39,8 @@ export function firewallIsExact({ host, hostConfiguration }: StepContext): Step 
 			await host.execute(command("systemctl", "enable", unit))
 			for (const rule of (await look(host, wanted)).extra) await ufw(host, ["--force", "delete", ...rule])
 			// What is in force may be older than what is configured.
-			if ((await look(host, wanted)).wrong.length > 0) await ufw(host, ["reload"])
+			const { wrong, inKernel } = await look(host, wanted)
+			if (wrong.length + inKernel.length > 0) await ufw(host, ["reload"])
 		},
 	}
 }
@@ -53,6 +59,8 @@ type Look = {
 	incoming: string | undefined
 	/** In the operator's words; empty when all is right. */
 	wrong: readonly string[]
+	/** The same, of what the kernel does though ufw is on. */
+	inKernel: readonly string[]
 }
 
 async function look(host: LocalHost, wanted: readonly FirewallRule[]): Promise<Look> {
@@ -88,7 +96,30 @@ async function look(host: LocalHost, wanted: readonly FirewallRule[]): Promise<L
 			...extra.map((words) => `\`ufw ${words.join(" ")}\` is not in comfyume.yaml`),
 			...(active ? inForce : []),
 		],
+		inKernel: active ? await kernelFaults(host) : [],
 	}
+}
+
+// ufw answers from its files: it says "active" of a kernel whose rules somebody has flushed.
+async function kernelFaults(host: LocalHost): Promise<string[]> {
+	// A kernel without IPv6 has nothing to shut.
+	const hasIpv6 = (await host.read("/proc/net/if_inet6")) !== undefined
+	const faults = await Promise.all(
+		["iptables", ...(hasIpv6 ? ["ip6tables"] : [])].map(async (program) => {
+			const { stdout } = await host.capture(command(program, "--wait", "--list-rules", "INPUT"))
+			const { policy, asks } = readInputChain(stdout)
+			const open = policy !== "DROP"
+			// Without IPv6 in ufw's settings it shuts it whole, by the policy alone.
+			const deaf = program === "iptables" && !asks.includes("ufw-before-input")
+			return [
+				...(open
+					? [`the kernel lets in what no rule is about (${program}: policy ${policy ?? "unknown"})`]
+					: []),
+				...(deaf ? [`the kernel doesn't ask ufw's rules (${program}: INPUT is without ufw's chains)`] : []),
+			]
+		}),
+	)
+	return faults.flat()
 }
 
 const same = (one: UfwRule, other: UfwRule) =>
