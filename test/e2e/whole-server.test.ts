@@ -87,7 +87,9 @@ describeWith("docker", "the whole server", () => {
 
 	test("it outlives a reboot", async () => {
 		await second.reboot()
-		await Promise.all([second.waitForSsh({ deadlineMs: 120_000 }), waitForDocker(second)])
+		// Not by asking sshd again and again: the firewall counts that.
+		await waitForDocker(second)
+		await shell(second, "for _ in $(seq 600); do systemctl is-active --quiet ssh && break; sleep 0.2; done")
 		// The containers come by themselves; they are given the time that their health checks take.
 		await shell(
 			second,
@@ -182,7 +184,7 @@ describeWith("docker", "the whole server", () => {
 				"files",
 				keep(`${stack}/auth/htpasswd`, `: >${stack}/auth/htpasswd`),
 				`cat /root/kept >${stack}/auth/htpasswd; rm /root/kept`,
-				["containers"],
+				["queue", "users"],
 			],
 			[
 				"a directory instead of a file",
@@ -258,11 +260,12 @@ describeWith("docker", "the whole server", () => {
 		test.each(cases)("%s: %s", async (_, line, breaking, mending, also = []) => {
 			await shell(second, breaking)
 			try {
-				// sshd with another key is asked on the machine itself: from the laptop, nothing is given to it.
-				const verified =
-					line === "ssh-on-the-wire" ? await onTheMachine() : await servers.comfyume("verify", ...quick)
+				// On the machine itself: its firewall slows down who logs in as often as this. But its own configuration and
+				// secrets are what a run there goes by, and only the laptop's can differ from them.
+				const fromLaptop = line === "configuration" || line === "secrets"
+				const verified = fromLaptop ? await servers.comfyume("verify", ...quick) : await onTheMachine()
 				expect(of(verified, "failed").sort(), verified.all).toEqual([line, ...also].sort())
-				expect(verified.exitCode).toBe(3)
+				expect(verified.exitCode).toBe(line === "share-sentinel" ? 8 : 3)
 			} finally {
 				await shell(second, mending)
 			}

@@ -249,7 +249,9 @@ const isWithoutSuchKey = (error: unknown): boolean =>
 type Target = Pick<SshConnectOptions, "name" | "address" | "port" | "user" | "keyFiles" | "connectTimeoutMs">
 
 const dialProblems: Readonly<Record<string, string>> = {
-	ECONNREFUSED: "refuses the connection: no sshd listens there",
+	// A firewall that limits logins (`ufw limit`: six in half a minute) refuses in the same way.
+	ECONNREFUSED:
+		"refuses the connection: no sshd listens there, or its firewall has had too many logins in half a minute",
 	ECONNRESET: "resets the connection",
 	EHOSTUNREACH: "can't be reached: there is no route to it",
 	ENETUNREACH: "can't be reached: the network is unreachable",
