@@ -37,6 +37,14 @@ export function neverBackedUp(context: StepContext, artifacts: readonly Snapshot
 					`nobody can tell whether ${name} was ever backed up: ${labelOf(silent)} can't be asked: ${silent.trouble.message}`,
 					{ exitCode: silent.trouble.exitCode, hint: silent.trouble.hint ?? `comfyume doctor ${spoken}` },
 				)
+			if (hostConfiguration.tailscaleAddress !== undefined)
+				throw new OperatorError(
+					`${name} has a tailscaleAddress in comfyume.yaml, and on a first deployment no identity can come back`,
+					{
+						exitCode: exitCodes.usage,
+						hint: "write tailnet: join in its place; which address it got is said, and belongs there from then on",
+					},
+				)
 			const asked = [...new Set(sources.map(({ name }) => name))]
 			return satisfied(
 				asked.length === 0

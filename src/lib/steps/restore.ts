@@ -41,12 +41,12 @@ export async function planRestore(
 	const again = ["comfyume restore", context.spoken, spokenWords(argvOf(options))].join(" ").trimEnd()
 	if (options.files !== undefined || options.into !== undefined)
 		return planFiles({ ...context, ...(await context.openSources()) }, selected, options, again)
-	if (options.first === true && hostConfiguration.tailscaleAddress !== undefined)
+	if (options.first === true && options.from !== undefined)
 		throw new OperatorError(
-			`${hostConfiguration.name} has a tailscaleAddress in comfyume.yaml, and on a first deployment no identity can come back`,
+			"--first asks every place whether there is a backup, and --from leaves some out",
 			{
 				exitCode: exitCodes.usage,
-				hint: "write tailnet: join in its place; which address it got is said, and belongs there from then on",
+				hint: "leave --from out",
 			},
 		)
 	const rows: (() => readonly SummaryRow[])[] = []
@@ -94,7 +94,11 @@ export async function planRestore(
 			],
 		}
 	}
-	const requires = first ? [firstDeploymentStep] : []
+	// On an unmounted share or scratch disk, users' files would lie on the root disk.
+	const mounts = [environment.share && "share", environment.scratch && "scratch"].filter(
+		(step) => step !== undefined,
+	)
+	const requires = [...(first ? [firstDeploymentStep] : []), ...(machine ? mounts : [])]
 	const ifWanted = (part: PartName, work: (before: Before) => Promise<Following>) =>
 		parts.has(part) ? [work] : []
 	return {
@@ -107,7 +111,7 @@ export async function planRestore(
 			...ifWanted("containers", () => stackStart(context, { run, requires })),
 			...ifWanted("timers", async () => ({ steps: timerSteps(context, { machine }) })),
 			...ifWanted("checks", async (before) =>
-				checklist(context, run, before, {
+				checklist(context, run, options.only.includes("checks") ? { touched: true } : before, {
 					artifacts: all,
 					manifest: await modelManifest(packageRoot, options),
 				}),
@@ -118,9 +122,15 @@ export async function planRestore(
 			if (dryRun) return again
 			if (exitCode !== exitCodes.done) return again
 			const { only, skip, manifest } = options
+			// A backup knows no parts; of parts alone there is nothing to back up.
+			const artifacts = only.filter((name) => !isPart(name))
+			if (only.length > 0 && artifacts.length === 0) return `comfyume verify ${context.spoken}`
 			const same = [
-				...wordsOfNames("--only", only),
-				...wordsOfNames("--skip", skip),
+				...wordsOfNames("--only", artifacts),
+				...wordsOfNames(
+					"--skip",
+					skip.filter((name) => !isPart(name)),
+				),
 				...wordsOfManifest(manifest),
 			]
 			return ["comfyume backup", context.spoken, spokenWords(same)].join(" ").trimEnd()

@@ -66,3 +66,26 @@ test("a backup of the older scripts is a backup", async () => {
 	const ran = await sandbox.restore(fresh, { first: true })
 	expect(ran.exitCode).toBe(exitCodes.refusedByGuard)
 })
+
+test("no place of backups may be left out of the question", async () => {
+	const server = await sandbox.fillServer()
+	await sandbox.backup(server, { only: ["fail2ban"] })
+	const fresh = await sandbox.freshServer("fresh")
+	await expect(sandbox.restore(fresh, { first: true, from: ["git"] })).rejects.toMatchObject({
+		exitCode: exitCodes.usage,
+		message: expect.stringMatching(/--from leaves some out/),
+	})
+})
+
+test("parts by name are no artifacts: after them, what to type next is no backup of them", async () => {
+	await sandbox.backup(await sandbox.fillServer())
+	const fresh = await sandbox.freshServer("fresh")
+	const nextOf = (ran: Awaited<ReturnType<Sandbox["restore"]>>) =>
+		ran.events.flatMap((event) => (event.event === "end" ? [event.next] : []))[0]
+	expect(nextOf(await sandbox.restore(fresh, { only: ["fail2ban"], skip: ["checks"] }))).toBe(
+		"comfyume backup --env sandbox --only fail2ban",
+	)
+	const parts = await sandbox.restore(fresh, { only: ["timers"], dryRun: true })
+	expect(parts.outcome("fail2ban")).toBeUndefined()
+	expect(nextOf(parts)).toBe("comfyume restore --env sandbox --only timers")
+})
