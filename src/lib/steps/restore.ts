@@ -113,7 +113,8 @@ export async function planRestore(
 			...ifWanted("checks", async (before) =>
 				checklist(context, run, options.only.includes("checks") ? { touched: true } : before, {
 					artifacts: all,
-					manifest: await modelManifest(packageRoot, options),
+					// Whoever leaves them for later knows that they are not there.
+					manifest: options.skip.includes("models") ? undefined : await modelManifest(packageRoot, options),
 				}),
 			),
 		])),

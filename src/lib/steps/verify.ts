@@ -51,7 +51,8 @@ export type Verifying = {
 	/** Of comfyume.yaml, as this run has it. */
 	configuration: { text: string }
 	secrets: Pick<Secrets, "find">
-	manifest: Manifest
+	/** Which models must be on the share; undefined where nobody wants to know. */
+	manifest: Manifest | undefined
 	/** Undefined where no stack is described. */
 	open: OpenStack | undefined
 }
@@ -240,9 +241,9 @@ function stackLines(context: StepContext, open: OpenStack): Step[] {
 	]
 }
 
-async function modelLines(context: StepContext, { manifest, open, artifacts }: Verifying): Promise<Step[]> {
+async function modelLines(context: StepContext, { manifest, open }: Verifying): Promise<Step[]> {
 	const { environment, spoken } = context
-	if (environment.share === undefined || !artifacts.some(({ kind }) => kind === "models")) return []
+	if (environment.share === undefined || manifest === undefined) return []
 	const steps = await modelChecks(context, manifest, {
 		...{ level: "structure", deep: false, from: "share", containers: [] },
 	})
