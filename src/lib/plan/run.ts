@@ -90,11 +90,17 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 		for (const note of part.notes ?? []) emit({ event: "note", ...note })
 		order.push(...part.steps.map(({ id }) => id))
 		await inLanes(part.steps, runOne)
-		if (signal.aborted) break
+		if (part.following === undefined) break
 		try {
+			signal.throwIfAborted()
 			const touched = [...results.values()].some(({ outcome }) => outcome !== "satisfied")
-			part = await part.following?.({ touched })
+			part = await part.following({ touched })
 		} catch (error) {
+			// All steps so far may be right: what was to come after them is not.
+			if (signal.aborted) {
+				impossible = { outcome: "aborted", because: messageOf(error) }
+				break
+			}
 			impossible = failureOf(error)
 			const { because: message, hint, exitCode = exitCodes.incomplete } = impossible
 			emit({ event: "error", message, exitCode, ...(hint === undefined ? {} : { hint }) })

@@ -99,6 +99,33 @@ test("after a signal no later part is worked out", async () => {
 	expect(ran.exitCode).toBe(exitCodes.interrupted)
 })
 
+test.each([
+	["after the last step of a part", "before"],
+	["while the next part is worked out", "within"],
+])("a run that is stopped %s has not done what was to come, whatever was right so far", async (_, when) => {
+	const controller = new AbortController()
+	const stop = () => controller.abort(new OperatorError("stopped", { exitCode: exitCodes.interrupted }))
+	const right: Step = {
+		...done("first"),
+		check: async () => {
+			if (when === "before") stop()
+			return satisfied("as it should be")
+		},
+	}
+	const ran = await run(
+		[right],
+		async () => {
+			stop()
+			// As a program that was killed in the middle, which is no error of an operator's.
+			throw new Error("ended by SIGTERM")
+		},
+		controller.signal,
+	)
+	expect(ran.outcomes).toEqual({ first: "satisfied" })
+	expect(ran.exitCode).toBe(exitCodes.interrupted)
+	expect(ran.events.at(-1)).toMatchObject({ event: "end", exitCode: exitCodes.interrupted })
+})
+
 test("two parts can't have a step of one name", async () => {
 	await expect(run([done("one")], async () => ({ steps: [done("one")] }))).rejects.toThrow(/two steps/)
 })
