@@ -20,14 +20,15 @@ export function readUfwAdded(text: string): UfwRule[] {
 	return text.split("\n").flatMap((line) => {
 		const [, rule] = /^ufw (.+)$/.exec(line.trim()) ?? []
 		if (rule === undefined) return []
-		return [
-			rule
-				.replace(/ comment '.*'$/, "")
-				.split(" ")
-				.filter((word) => word !== ""),
-		]
+		// A profile whose name has blanks stands in quotes, which are the shell's: `allow 'Nginx Full'`.
+		const words = rule.replace(/ comment '.*'$/, "").match(/'[^']*'|[^' ]+/g) ?? []
+		return [words.map((word) => word.replace(/^'(.*)'$/, "$1"))]
 	})
 }
+
+/** The words behind `ufw` that take a rule away. Of a routed one, `route` comes first: ufw refuses `delete route`. */
+export const wordsToDelete = (rule: UfwRule): string[] =>
+	rule[0] === "route" ? ["route", "delete", ...rule.slice(1)] : ["delete", ...rule]
 
 /** @param text of `ufw status verbose` */
 export function readUfwStatus(text: string): UfwStatus {
@@ -55,10 +56,15 @@ export type InputChain = {
 	policy: string | undefined
 	/** The chains that are asked. */
 	asks: readonly string[]
+	/** Rules of INPUT itself that let something in, past all chains. What comes from the machine itself is left out. */
+	accepts: readonly string[]
 }
 
 /** @param text of `iptables --list-rules INPUT` */
 export const readInputChain = (text: string): InputChain => ({
 	policy: /^-P INPUT (\w+)$/m.exec(text)?.[1],
-	asks: [...text.matchAll(/^-A INPUT -j (\S+)$/gm)].map(([, chain = ""]) => chain),
+	asks: [...text.matchAll(/^-A INPUT -j (\S+)$/gm)].flatMap(([, chain = ""]) =>
+		chain === "ACCEPT" ? [] : [chain],
+	),
+	accepts: [...text.matchAll(/^-A INPUT (?!-i lo -j )(?:.* )?-j ACCEPT$/gm)].map(([rule]) => rule),
 })

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest"
-import { readInputChain, readUfwAdded, readUfwStatus } from "../../../src/lib/formats/ufw.ts"
+import { readInputChain, readUfwAdded, readUfwStatus, wordsToDelete } from "../../../src/lib/formats/ufw.ts"
 
 const verbose = `Status: active
 Logging: on (low)
@@ -68,7 +68,35 @@ test("what the kernel does with what comes in is its policy and the chains that 
 	expect(readInputChain(text)).toEqual({
 		policy: "DROP",
 		asks: ["ts-input", "ufw-before-logging-input", "ufw-before-input"],
+		accepts: [],
 	})
-	expect(readInputChain("-P INPUT ACCEPT\n")).toEqual({ policy: "ACCEPT", asks: [] })
-	expect(readInputChain("")).toEqual({ policy: undefined, asks: [] })
+	expect(readInputChain("-P INPUT ACCEPT\n")).toEqual({ policy: "ACCEPT", asks: [], accepts: [] })
+	expect(readInputChain("")).toEqual({ policy: undefined, asks: [], accepts: [] })
+})
+
+test("a rule in INPUT itself that lets something in is no chain, and is named; the machine's own talk is left out", () => {
+	const text = `-P INPUT DROP
+-A INPUT -j ACCEPT
+-A INPUT -p tcp -m tcp --dport 6379 -j ACCEPT
+-A INPUT -i lo -j ACCEPT
+-A INPUT -p udp -m udp --dport 53 -j DROP
+-A INPUT -j ufw-before-input
+`
+	expect(readInputChain(text)).toEqual({
+		policy: "DROP",
+		asks: ["ufw-before-input"],
+		accepts: ["-A INPUT -j ACCEPT", "-A INPUT -p tcp -m tcp --dport 6379 -j ACCEPT"],
+	})
+})
+
+test("a rule is deleted by the words that ufw takes: profiles with blanks whole, routed ones by route delete", () => {
+	const text = `ufw allow 'Nginx Full' comment 'the door'
+ufw allow from 203.0.113.7 to any app 'Apache Secure'
+ufw route allow in on eth0 out on tailscale0
+`
+	expect(readUfwAdded(text).map(wordsToDelete)).toEqual([
+		["delete", "allow", "Nginx Full"],
+		["delete", "allow", "from", "203.0.113.7", "to", "any", "app", "Apache Secure"],
+		["route", "delete", "allow", "in", "on", "eth0", "out", "on", "tailscale0"],
+	])
 })

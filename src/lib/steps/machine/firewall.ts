@@ -3,7 +3,7 @@
 // chain of its own; the stack publishes only nginx's.
 import type { FirewallRule } from "../../config/environment.ts"
 import { exitCodes, OperatorError } from "../../errors.ts"
-import { readInputChain, readUfwAdded, readUfwStatus, type UfwRule } from "../../formats/ufw.ts"
+import { readInputChain, readUfwAdded, readUfwStatus, type UfwRule, wordsToDelete } from "../../formats/ufw.ts"
 import { command } from "../../host/command.ts"
 import type { LocalHost } from "../../host/local.ts"
 import { type Finding, needed, type Step, satisfied } from "../../plan/step.ts"
@@ -37,7 +37,7 @@ export function firewallIsExact({ host, hostConfiguration }: StepContext): Step 
 			if (incoming !== "deny") await ufw(host, ["default", "deny", "incoming"])
 			await ufw(host, ["--force", "enable"])
 			await host.execute(command("systemctl", "enable", unit))
-			for (const rule of (await look(host, wanted)).extra) await ufw(host, ["--force", "delete", ...rule])
+			for (const rule of (await look(host, wanted)).extra) await ufw(host, ["--force", ...wordsToDelete(rule)])
 			// What is in force may be older than what is configured.
 			const { wrong, inKernel } = await look(host, wanted)
 			if (wrong.length + inKernel.length > 0) await ufw(host, ["reload"])
@@ -107,7 +107,7 @@ async function kernelFaults(host: LocalHost): Promise<string[]> {
 	const faults = await Promise.all(
 		["iptables", ...(hasIpv6 ? ["ip6tables"] : [])].map(async (program) => {
 			const { stdout } = await host.capture(command(program, "--wait", "--list-rules", "INPUT"))
-			const { policy, asks } = readInputChain(stdout)
+			const { policy, asks, accepts } = readInputChain(stdout)
 			const open = policy !== "DROP"
 			// Without IPv6 in ufw's settings it shuts it whole, by the policy alone.
 			const deaf = program === "iptables" && !asks.includes("ufw-before-input")
@@ -116,6 +116,7 @@ async function kernelFaults(host: LocalHost): Promise<string[]> {
 					? [`the kernel lets in what no rule is about (${program}: policy ${policy ?? "unknown"})`]
 					: []),
 				...(deaf ? [`the kernel doesn't ask ufw's rules (${program}: INPUT is without ufw's chains)`] : []),
+				...accepts.map((rule) => `the kernel lets in more than ufw does (${program}: ${rule})`),
 			]
 		}),
 	)
