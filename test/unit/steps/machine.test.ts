@@ -5,7 +5,10 @@ import { renderEntry } from "../../../src/lib/formats/fstab.ts"
 import { parseMountCommand } from "../../../src/lib/formats/mount-command.ts"
 import type { Command } from "../../../src/lib/host/command.ts"
 import type { LocalHost } from "../../../src/lib/host/local.ts"
+import type { Report } from "../../../src/lib/plan/step.ts"
+import type { StepContext } from "../../../src/lib/steps/context.ts"
 import { refuseSystemDisk } from "../../../src/lib/steps/machine/block-device.ts"
+import { firewallIsExact } from "../../../src/lib/steps/machine/firewall.ts"
 import { packagesFor } from "../../../src/lib/steps/machine/packages.ts"
 import { entryOf } from "../../../src/lib/steps/machine/share.ts"
 
@@ -93,4 +96,54 @@ describe("the system's disk", () => {
 	test("another disk is let through", async () => {
 		await expect(refuseSystemDisk(host, "/dev/vdb")).resolves.toBeUndefined()
 	})
+})
+
+describe("the firewall, of rules that `ufw show added` has", () => {
+	const all = ["22/tcp", "22/tcp (v6)", "443/tcp", "443/tcp (v6)"]
+	const rowOf = (to: string) => {
+		const action = to.startsWith("22") ? "LIMIT IN" : "ALLOW IN"
+		return `${to.padEnd(26)} ${action.padEnd(11)} Anywhere${to.endsWith("(v6)") ? " (v6)" : ""}`
+	}
+	const check = (rows: readonly string[]) => {
+		const texts: Readonly<Record<string, string>> = {
+			"ufw show added": "Added user rules:\nufw limit 22/tcp\nufw allow 443/tcp\n",
+			"ufw status verbose": [
+				"Status: active",
+				"Default: deny (incoming), allow (outgoing), disabled (routed)",
+				"To                         Action      From",
+				"--                         ------      ----",
+				...rows.map(rowOf),
+				"",
+			].join("\n"),
+		}
+		const kernel = "-P INPUT DROP\n-A INPUT -j ufw-before-input\n"
+		const host = {
+			...{ name: "app-1", standIn: false, test: async () => true },
+			read: async () => Buffer.from("ENABLED=yes\n"),
+			capture: async ({ program, args }: Command) => ({
+				...{ exitCode: 0, stderr: "" },
+				stdout: texts[[program, ...args].join(" ")] ?? kernel,
+			}),
+		} as unknown as LocalHost
+		const given = contextFor("", ', firewall: ["22/tcp limit", "443/tcp"]')
+		return firewallIsExact({ ...given, host } as unknown as StepContext).check({} as Report)
+	}
+
+	test.each([
+		["for both", all],
+		["for IPv4 alone, where ufw leaves IPv6 alone", ["22/tcp", "443/tcp"]],
+	])("is right when they are in force %s", async (_, rows) => {
+		expect(await check(rows)).toMatchObject({ state: "satisfied" })
+	})
+
+	test.each(["443/tcp", "443/tcp (v6)", "22/tcp"])(
+		"is wrong when %s was deleted by its number",
+		async (gone) => {
+			const place = gone.replace(" (v6)", "")
+			expect(await check(all.filter((to) => to !== gone))).toMatchObject({
+				state: "needed",
+				because: expect.stringMatching(new RegExp(`^${place}[a-z ]* is configured and not in force$`)),
+			})
+		},
+	)
 })

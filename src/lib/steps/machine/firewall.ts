@@ -3,7 +3,13 @@
 // chain of its own; the stack publishes only nginx's.
 import type { FirewallRule } from "../../config/environment.ts"
 import { exitCodes, OperatorError } from "../../errors.ts"
-import { readInputChain, readUfwAdded, readUfwStatus, type UfwRule, wordsToDelete } from "../../formats/ufw.ts"
+import {
+	readInputChain,
+	readUfwAdded,
+	readUfwStatus,
+	type UfwRule,
+	wordsToDelete,
+} from "../../formats/ufw.ts"
 import { command } from "../../host/command.ts"
 import type { LocalHost } from "../../host/local.ts"
 import { type Finding, needed, type Step, satisfied } from "../../plan/step.ts"
@@ -31,13 +37,14 @@ export function firewallIsExact({ host, hostConfiguration }: StepContext): Step 
 		},
 		apply: async () => {
 			await requireSsh(host, wanted)
-			const { missing, incoming } = await look(host, wanted)
-			// An allow that is to be a limit is changed in place, and the other way round.
-			for (const rule of missing) await ufw(host, wordsOf(rule))
+			const { missing, halves, incoming } = await look(host, wanted)
+			// An allow that is to be a limit is changed in place, and the other way round; of half a rule the rest is added.
+			for (const rule of [...missing, ...halves]) await ufw(host, wordsOf(rule))
 			if (incoming !== "deny") await ufw(host, ["default", "deny", "incoming"])
 			await ufw(host, ["--force", "enable"])
 			await host.execute(command("systemctl", "enable", unit))
-			for (const rule of (await look(host, wanted)).extra) await ufw(host, ["--force", ...wordsToDelete(rule)])
+			for (const rule of (await look(host, wanted)).extra)
+				await ufw(host, ["--force", ...wordsToDelete(rule)])
 			// What is in force may be older than what is configured.
 			const { wrong, inKernel } = await look(host, wanted)
 			if (wrong.length + inKernel.length > 0) await ufw(host, ["reload"])
@@ -55,6 +62,8 @@ const ufw = (host: LocalHost, words: readonly string[]) => host.execute(command(
 
 type Look = {
 	missing: readonly FirewallRule[]
+	/** They are there for one of IPv4 and IPv6 alone: `ufw delete NUMBER` takes away one at a time. */
+	halves: readonly FirewallRule[]
 	extra: readonly UfwRule[]
 	incoming: string | undefined
 	/** In the operator's words; empty when all is right. */
@@ -77,15 +86,22 @@ async function look(host: LocalHost, wanted: readonly FirewallRule[]): Promise<L
 	const extra = rules.filter((words) => !wanted.some((rule) => same(words, wordsOf(rule))))
 	const enabled = /^ENABLED=yes$/m.test(conf?.toString() ?? "") && atBoot
 	const strange = rows.filter((row) => !wanted.some((rule) => isRowOf(row, rule)))
-	const silent = wanted.filter((rule) => !rows.some((row) => isRowOf(row, rule)))
+	// Without IPv6 in ufw's settings no row is of it.
+	const families = ["", " (v6)"].filter(
+		(suffix) => suffix === "" || rows.some(({ to }) => to.endsWith(suffix)),
+	)
+	const halves = wanted.filter(
+		(rule) => isThere(rule) && !families.every((suffix) => rows.some((row) => isRowOf(row, rule, [suffix]))),
+	)
 	const inForce = [
-		...silent.filter(isThere).map((rule) => `${inWords(rule)} is configured and not in force`),
+		...halves.map((rule) => `${inWords(rule)} is configured and not in force`),
 		...(extra.length === 0 ? strange : []).map(
 			({ to, action, from }) => `${to} ${action} ${from} is in force`,
 		),
 	]
 	return {
 		...{ missing, extra, incoming: active ? incoming : undefined },
+		halves: active ? halves : [],
 		wrong: [
 			...(active ? [] : ["ufw is not active"]),
 			...(active && !enabled ? ["ufw would be off after a reboot"] : []),
@@ -126,14 +142,13 @@ async function kernelFaults(host: LocalHost): Promise<string[]> {
 const same = (one: UfwRule, other: UfwRule) =>
 	one.length === other.length && one.every((word, index) => word === other[index])
 
-function isRowOf(row: { to: string; action: string; from: string }, { port, protocol, limit }: FirewallRule) {
-	const place = `${port}/${protocol}`
-	const action = limit ? "LIMIT IN" : "ALLOW IN"
-	if (row.action !== action) return false
-	return (
-		(row.to === place && row.from === "Anywhere") ||
-		(row.to === `${place} (v6)` && row.from === "Anywhere (v6)")
-	)
+function isRowOf(
+	{ to, action, from }: { to: string; action: string; from: string },
+	{ port, protocol, limit }: FirewallRule,
+	families: readonly string[] = ["", " (v6)"],
+) {
+	if (action !== (limit ? "LIMIT IN" : "ALLOW IN")) return false
+	return families.some((suffix) => to === `${port}/${protocol}${suffix}` && from === `Anywhere${suffix}`)
 }
 
 /** @throws {OperatorError} (8) when the rules would shut out SSH */
