@@ -93,6 +93,7 @@ function machineRules(host: Raw, path: Path): PlacedProblem[] {
 			message: `does not let SSH in, which listens on ${port}`,
 			fix: `add "${port}/tcp limit"`,
 		})
+	problems.push(...firewallRules(host, path))
 	if (host.workers !== undefined && host.role === "app")
 		problems.push({
 			path: [...path, "workers"],
@@ -107,6 +108,19 @@ function machineRules(host: Raw, path: Path): PlacedProblem[] {
 			fix: "call it another way, as in gpu-1",
 		})
 	return problems
+}
+
+/** What ufw would refuse in the middle of a restore, or what would be changed back and forth for ever. */
+function firewallRules({ firewall }: Raw, path: Path): PlacedProblem[] {
+	const places = list(firewall).map((rule) => (typeof rule === "string" ? (rule.split(" ")[0] ?? "") : ""))
+	return places.flatMap((place, index): PlacedProblem[] => {
+		const at = [...path, "firewall", index]
+		if (Number.parseInt(place, 10) > 65_535)
+			return [{ path: at, message: `${place} is no port`, fix: "a number up to 65535" }]
+		if (place !== "" && places.indexOf(place) < index)
+			return [{ path: at, message: `${place} stands there already`, fix: "keep one of the two" }]
+		return []
+	})
 }
 
 function shareRules(environment: Raw): PlacedProblem[] {

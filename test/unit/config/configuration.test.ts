@@ -554,3 +554,17 @@ describe("the environment", () => {
 		},
 	)
 })
+
+test("a firewall's rule that ufw would refuse, or that stands there twice, is found before a restore comes to it", () => {
+	const withRules = (rules: string) =>
+		found(
+			production({ hosts: `[{ name: app-1, role: app, address: 203.0.113.10, firewall: [${rules}] }]` }),
+		).map(({ path, message }) => `${path} ${message}`)
+	expect(withRules('"22/tcp limit", "65535/udp", "22/udp"')).toEqual([])
+	expect(withRules('"22/tcp limit", "70000/tcp"')).toEqual([
+		"environments.production.hosts[0].firewall[1] 70000/tcp is no port",
+	])
+	expect(withRules('"22/tcp limit", "22/tcp"')).toEqual([
+		"environments.production.hosts[0].firewall[1] 22/tcp stands there already",
+	])
+})
