@@ -75,13 +75,11 @@ export function tailscaleIsUp(
 		title: `Tailscale is up as ${expected}`,
 		requires,
 		check: async () => {
-			const [address, connected, ssh] = await Promise.all([
-				readAddress(host),
-				isConnected(host),
-				runsSsh(host),
-			])
-			if (address !== expected)
-				return needed(address === undefined ? "it is not running" : `it is up as ${address}`)
+			// Asked first: before the packages have come there is nobody who could answer more.
+			const address = await readAddress(host)
+			if (address === undefined) return needed("it is not running")
+			const [connected, ssh] = await Promise.all([isConnected(host), runsSsh(host)])
+			if (address !== expected) return needed(`it is up as ${address}`)
 			if (!connected) return needed(`it has the address ${address}, and is not connected`)
 			if (ssh !== false) return needed(sshTrouble(ssh))
 			return satisfied(`tailscale ip -4 answers ${address}`)

@@ -43,6 +43,18 @@ export function machineFirst(
 	]
 }
 
+/**
+ * The steps of `machineFirst` without which no container may start: on an unmounted share or scratch disk, users' files
+ * would lie on the root disk, and on another environment's share among that one's.
+ */
+export const placesOfContainers = ({
+	share,
+	scratch,
+}: Pick<StepContext["environment"], "share" | "scratch">): string[] => [
+	...(share === undefined ? [] : ["share", "share-sentinel"]),
+	...(scratch === undefined ? [] : ["scratch"]),
+]
+
 /** What the machine needs when an artifact has come back, by the artifact's name. */
 export function machineAfter(context: StepContext): ReadonlyMap<string, Step> {
 	return new Map([

@@ -2,7 +2,7 @@
 // the timers. Images that no snapshot brought are built.
 import { stackOf } from "../config/environment.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
-import { type Following, type Step, within } from "../plan/step.ts"
+import { type Following, needed, type Step, within } from "../plan/step.ts"
 import { files } from "../stack/description.ts"
 import type { StepContext } from "./context.ts"
 import type { RestoreRun } from "./restore-options.ts"
@@ -93,15 +93,32 @@ export async function stackStart(
 }
 
 /** Backups come by themselves, and so does the certificate where an authority issues it. */
-export function timerSteps(context: StepContext, { machine }: { machine: boolean }): Step[] {
+export function timerSteps(
+	context: StepContext,
+	{ machine, dryRun }: { machine: boolean; dryRun: boolean },
+): Step[] {
 	const { source } = stackOf(context.environment).certificates
 	// A GPU host has no door, and no certificate for it.
 	const issued = source === "acme" && context.hostConfiguration.role === "app"
 	const timers = [...backupTimers, ...(issued ? [certificatesTimer] : [])]
 	// What its runs need was put there by the part before.
 	const requires = machine ? ["program", "configuration", "secrets"] : []
-	return [
+	const steps = [
 		{ ...runsFindAll(context), requires },
 		...timers.map((timer) => timerStep(context, timer, ["runs"])),
 	]
+	return machine && dryRun ? steps.map(sinceMachine) : steps
+}
+
+/** In a dry run: what its check misses is what the part before would bring. What it refuses, it refuses then too. */
+function sinceMachine(step: Step): Step {
+	return {
+		...step,
+		check: (report) =>
+			step.check(report).catch((error: unknown) => {
+				if (error instanceof OperatorError && error.exitCode === exitCodes.incomplete)
+					return needed(error.message)
+				throw error
+			}),
+	}
 }

@@ -11,7 +11,7 @@ import { modelManifest, shareTarget } from "./models.ts"
 import { once } from "./open.ts"
 import { artifactSteps, isSnapshot } from "./restore-artifacts.ts"
 import { restoreFiles } from "./restore-files.ts"
-import { machineAfter, machineFirst, machineLast } from "./restore-machine.ts"
+import { machineAfter, machineFirst, machineLast, placesOfContainers } from "./restore-machine.ts"
 import { restoreModels } from "./restore-models.ts"
 import {
 	argvOf,
@@ -94,11 +94,10 @@ export async function planRestore(
 			],
 		}
 	}
-	// On an unmounted share or scratch disk, users' files would lie on the root disk.
-	const mounts = [environment.share && "share", environment.scratch && "scratch"].filter(
-		(step) => step !== undefined,
-	)
-	const requires = [...(first ? [firstDeploymentStep] : []), ...(machine ? mounts : [])]
+	const requires = [
+		...(first ? [firstDeploymentStep] : []),
+		...(machine ? placesOfContainers(environment) : []),
+	]
 	const ifWanted = (part: PartName, work: (before: Before) => Promise<Following>) =>
 		parts.has(part) ? [work] : []
 	return {
@@ -109,7 +108,7 @@ export async function planRestore(
 			fromBackups,
 			...ifWanted("containers", () => stackFiles(context, { run, first, again, requires })),
 			...ifWanted("containers", () => stackStart(context, { run, requires })),
-			...ifWanted("timers", async () => ({ steps: timerSteps(context, { machine }) })),
+			...ifWanted("timers", async () => ({ steps: timerSteps(context, { machine, dryRun: run.dryRun }) })),
 			...ifWanted("checks", async (before) =>
 				checklist(context, run, options.only.includes("checks") ? { touched: true } : before, {
 					artifacts: all,

@@ -151,10 +151,14 @@ function machineLines(context: StepContext, { artifacts, configuration, secrets 
 				: []
 	return [
 		...identity,
-		line("ssh", "SSH's unit", "systemctl is-active ssh", async () => {
+		line("ssh", "SSH's unit", "systemctl is-active ssh ssh.socket", async () => {
 			if (host.standIn) return satisfied("stand-in: a directory has no sshd")
-			const active = await host.test(command("systemctl", "is-active", "--quiet", "ssh"))
-			return active ? satisfied("active") : needed("ssh is not running", "systemctl status ssh")
+			const isActive = (unit: string) => host.test(command("systemctl", "is-active", "--quiet", unit))
+			if (await isActive("ssh")) return satisfied("active")
+			// Ubuntu 24.04 starts it with the first login after a boot.
+			if (await isActive("ssh.socket"))
+				return satisfied("ssh.socket listens, and starts it with the next login")
+			return needed("ssh is not running", "systemctl status ssh")
 		}),
 		...(hostKeys === undefined || host.standIn ? [] : [hostKeysOnTheWire(context, hostKeys, [])]),
 		firewallIsExact(context),
@@ -260,9 +264,10 @@ async function modelLines(context: StepContext, { manifest, open }: Verifying): 
 const dryRunTimeoutMs = 10 * 60_000
 
 function timerLines(context: StepContext): Step[] {
-	const { environment, host, spoken } = context
+	const { environment, host, hostConfiguration, spoken } = context
 	const acme = environment.stack !== undefined && stackOf(environment).certificates.source === "acme"
-	const timers = [...backupTimers, ...(acme ? [certificatesTimer] : [])]
+	// A GPU host has no door, and no certificate for it: a restore makes no timer there either.
+	const timers = [...backupTimers, ...(acme && hostConfiguration.role === "app" ? [certificatesTimer] : [])]
 	return [
 		...timers.map((timer) => ({
 			...timerState(context, timer),

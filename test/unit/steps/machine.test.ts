@@ -1,16 +1,23 @@
 // What of the machine's steps can be told without a machine.
 import { describe, expect, test } from "vitest"
 import { parseConfiguration } from "../../../src/lib/config/configuration.ts"
+import { OperatorError } from "../../../src/lib/errors.ts"
 import { renderEntry } from "../../../src/lib/formats/fstab.ts"
 import { parseMountCommand } from "../../../src/lib/formats/mount-command.ts"
 import type { Command } from "../../../src/lib/host/command.ts"
 import type { LocalHost } from "../../../src/lib/host/local.ts"
-import type { Report } from "../../../src/lib/plan/step.ts"
+import type { Report, Step } from "../../../src/lib/plan/step.ts"
 import type { StepContext } from "../../../src/lib/steps/context.ts"
+import { tailscaleIsUp } from "../../../src/lib/steps/identity.ts"
 import { refuseSystemDisk } from "../../../src/lib/steps/machine/block-device.ts"
 import { firewallIsExact } from "../../../src/lib/steps/machine/firewall.ts"
 import { packagesFor } from "../../../src/lib/steps/machine/packages.ts"
 import { entryOf } from "../../../src/lib/steps/machine/share.ts"
+import { tailnetIsJoined } from "../../../src/lib/steps/machine/tailnet.ts"
+import { userIsComplete } from "../../../src/lib/steps/machine/user.ts"
+import { machineFirst, placesOfContainers } from "../../../src/lib/steps/restore-machine.ts"
+import { timerSteps } from "../../../src/lib/steps/restore-stack.ts"
+import { verifySteps } from "../../../src/lib/steps/verify.ts"
 
 const contextFor = (more: string, host = "") => {
 	const { environments } = parseConfiguration(
@@ -146,4 +153,67 @@ describe("the firewall, of rules that `ufw show added` has", () => {
 			})
 		},
 	)
+})
+
+test("containers wait for the share, for its being this environment's, and for scratch, by the steps of the machine", () => {
+	const context = contextFor(`    share: { mount: "mount -t nfs nfs.example.test:/share /mnt/sfs" }
+    scratch: { device: /dev/vdb }
+`)
+	const needed = placesOfContainers(context.environment)
+	expect(needed).toEqual(["share", "share-sentinel", "scratch"])
+	const made = machineFirst(context as StepContext, { secrets: { find: () => undefined } } as never, {})
+	expect(made.map(({ id }) => id)).toEqual(expect.arrayContaining(needed))
+	expect(placesOfContainers(contextFor("").environment)).toEqual([])
+})
+
+describe("a fresh machine, on which nothing is installed yet, as a dry run finds it", () => {
+	const nothing = (program: string) => Promise.reject(new OperatorError(`${program} is not installed`))
+	const host = {
+		...{ name: "app-1", standIn: false, path: (path: string) => path },
+		test: async () => false,
+		read: async () => undefined,
+		capture: async ({ program }: Command) =>
+			program === "getent" ? { exitCode: 2, stdout: "", stderr: "" } : nothing(program),
+	} as unknown as LocalHost
+	const context = { ...contextFor("", ", tailnet: join"), host } as unknown as StepContext
+	const report = { note: () => {} } as unknown as Report
+
+	const cases: readonly (readonly [name: string, step: () => Step, because: RegExp])[] = [
+		["the firewall", () => firewallIsExact(context), /ufw/],
+		["the user", () => userIsComplete(context), /no user dev/],
+		["the tailnet, as a new machine", () => tailnetIsJoined(context, undefined), /in no tailnet/],
+		["the tailnet, as who it was", () => tailscaleIsUp(context, "100.64.0.10", []), /not running/],
+		...timerSteps(context, { machine: true, dryRun: true }).map(
+			(step) => [step.id, () => step, /is missing/] as const,
+		),
+	]
+
+	test.each(cases)("%s is still to be done, and no failure", async (_, step, because) => {
+		expect(await step().check(report)).toMatchObject({
+			state: "needed",
+			because: expect.stringMatching(because),
+		})
+	})
+
+	test("timers fail in a run in which nobody brings what they miss", async () => {
+		const [runs] = timerSteps(context, { machine: false, dryRun: true })
+		await expect(runs?.check(report)).rejects.toThrow(/is missing/)
+	})
+})
+
+test("a GPU host has no certificate's timer in the checklist, as a restore makes none", async () => {
+	const more = `    stack: { certificates: { source: acme, email: ops@example.test } }\n`
+	const timersOf = async (role: "app" | "worker") => {
+		const { environment, hostConfiguration } = contextFor(more)
+		const context = { environment, hostConfiguration: { ...hostConfiguration, role } } as StepContext
+		const verifying = { artifacts: [], configuration: { text: "" }, secrets: { find: () => undefined } }
+		const lines = await verifySteps(context, { ...verifying, manifest: {} as never, open: undefined })
+		const restored = timerSteps(context, { machine: false, dryRun: false })
+		const timers = (steps: readonly Step[]) =>
+			steps.map(({ id }) => id).filter((id) => id.startsWith("timer-"))
+		expect(timers(lines)).toEqual(timers(restored))
+		return timers(lines)
+	}
+	expect(await timersOf("app")).toContain("timer-certificates")
+	expect(await timersOf("worker")).not.toContain("timer-certificates")
 })

@@ -16,6 +16,7 @@ import { type Finding, needed, type Step, satisfied } from "../../plan/step.ts"
 import type { StepContext } from "../context.ts"
 
 const unit = "ufw"
+const program = "/usr/sbin/ufw"
 const settings = "/etc/ufw/ufw.conf"
 
 /** ufw is on, also after a boot, and its rules are those of the host's configuration: no more, no less. */
@@ -26,6 +27,9 @@ export function firewallIsExact({ host, hostConfiguration }: StepContext): Step 
 		title: "the firewall lets in exactly what it should",
 		check: async (): Promise<Finding> => {
 			if (host.standIn) return satisfied("a directory stands in for the machine: it has no firewall")
+			// In a dry run on a fresh machine the packages would bring it.
+			if (!(await host.test(command("test", "-x", program))))
+				return needed(`there is no ${program}`, "apt-get install ufw")
 			const { wrong, inKernel } = await look(host, wanted)
 			if (inKernel.length > 0)
 				return needed(
@@ -121,18 +125,18 @@ async function kernelFaults(host: LocalHost): Promise<string[]> {
 	// A kernel without IPv6 has nothing to shut.
 	const hasIpv6 = (await host.read("/proc/net/if_inet6")) !== undefined
 	const faults = await Promise.all(
-		["iptables", ...(hasIpv6 ? ["ip6tables"] : [])].map(async (program) => {
-			const { stdout } = await host.capture(command(program, "--wait", "--list-rules", "INPUT"))
+		["iptables", ...(hasIpv6 ? ["ip6tables"] : [])].map(async (tables) => {
+			const { stdout } = await host.capture(command(tables, "--wait", "--list-rules", "INPUT"))
 			const { policy, asks, accepts } = readInputChain(stdout)
 			const open = policy !== "DROP"
 			// Without IPv6 in ufw's settings it shuts it whole, by the policy alone.
-			const deaf = program === "iptables" && !asks.includes("ufw-before-input")
+			const deaf = tables === "iptables" && !asks.includes("ufw-before-input")
 			return [
 				...(open
-					? [`the kernel lets in what no rule is about (${program}: policy ${policy ?? "unknown"})`]
+					? [`the kernel lets in what no rule is about (${tables}: policy ${policy ?? "unknown"})`]
 					: []),
-				...(deaf ? [`the kernel doesn't ask ufw's rules (${program}: INPUT is without ufw's chains)`] : []),
-				...accepts.map((rule) => `the kernel lets in more than ufw does (${program}: ${rule})`),
+				...(deaf ? [`the kernel doesn't ask ufw's rules (${tables}: INPUT is without ufw's chains)`] : []),
+				...accepts.map((rule) => `the kernel lets in more than ufw does (${tables}: ${rule})`),
 			]
 		}),
 	)

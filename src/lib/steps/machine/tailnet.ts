@@ -19,12 +19,11 @@ export function tailnetIsJoined(
 		id: "tailscale-is-up",
 		title: "the machine is in the tailnet",
 		check: async (report) => {
-			const [address, connected, ssh] = await Promise.all([
-				readAddress(host),
-				isConnected(host),
-				runsSsh(host),
-			])
-			if (!connected || address === undefined) return needed("it is in no tailnet")
+			// Asked first: before the packages have come there is nobody who could answer more.
+			const address = await readAddress(host)
+			if (address === undefined) return needed("it is in no tailnet")
+			const [connected, ssh] = await Promise.all([isConnected(host), runsSsh(host)])
+			if (!connected) return needed("it is in no tailnet")
 			if (ssh !== false) return needed(sshTrouble(ssh))
 			if (hostConfiguration.tailscaleAddress === undefined)
 				report.note(

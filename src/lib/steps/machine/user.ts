@@ -53,8 +53,12 @@ async function whatIsWrong(host: LocalHost, user: string): Promise<Wrong[]> {
 	const { stdout, exitCode } = await host.capture(command("getent", "passwd", user), {
 		allowedExitCodes: [2],
 	})
-	if (exitCode !== 0)
-		throw new OperatorError(`there is no user ${user} on ${host.name}`, { exitCode: exitCodes.incomplete })
+	if (exitCode !== 0) {
+		// In a dry run on a fresh machine an earlier step would make it.
+		const because = `there is no user ${user} on ${host.name}`
+		const mend = () => Promise.reject(new OperatorError(because, { exitCode: exitCodes.incomplete }))
+		return [{ because, mend }]
+	}
 	const [, , id = "", , , home = "", current = ""] = stdout.trim().split(":")
 	const hasShell = await host.test(command("test", "-x", shell))
 	const groups = await groupsOf(host, user)
