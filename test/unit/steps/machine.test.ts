@@ -14,7 +14,7 @@ import { firewallIsExact } from "../../../src/lib/steps/machine/firewall.ts"
 import { packagesFor } from "../../../src/lib/steps/machine/packages.ts"
 import { entryOf } from "../../../src/lib/steps/machine/share.ts"
 import { tailnetIsJoined } from "../../../src/lib/steps/machine/tailnet.ts"
-import { userIsComplete } from "../../../src/lib/steps/machine/user.ts"
+import { platformUser, userIsComplete } from "../../../src/lib/steps/machine/user.ts"
 import { machineFirst, placesOfContainers } from "../../../src/lib/steps/restore-machine.ts"
 import { timerSteps } from "../../../src/lib/steps/restore-stack.ts"
 import { verifySteps } from "../../../src/lib/steps/verify.ts"
@@ -216,4 +216,17 @@ test("a GPU host has no certificate's timer in the checklist, as a restore makes
 	}
 	expect(await timersOf("app")).toContain("timer-certificates")
 	expect(await timersOf("worker")).not.toContain("timer-certificates")
+})
+
+test("where a directory stands in, no user is made on the machine that it lies on", async () => {
+	const ran: string[] = []
+	const run = async ({ program }: Command) => {
+		ran.push(program)
+		return { exitCode: 2, stdout: "", stderr: "" }
+	}
+	const host = { standIn: true, test: async () => false, capture: run, execute: run } as unknown as LocalHost
+	const context = { ...contextFor(""), host } as unknown as StepContext
+	for (const step of [platformUser(context), userIsComplete(context)])
+		expect(await step.check({} as Report)).toMatchObject({ state: "satisfied" })
+	expect(ran).toEqual([])
 })
