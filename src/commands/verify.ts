@@ -96,6 +96,15 @@ export async function planVerify(
 	const chosen = steps.filter(({ id }) => isChosen(id))
 	return {
 		...{ command: "verify", environment: environment.name, host: hostConfiguration.name, place },
+		notes:
+			environment.stack === undefined
+				? [
+						{
+							level: "info" as const,
+							text: `comfyume.yaml describes no stack of ${environment.name}: no container is asked. One with all defaults is: stack: {}`,
+						},
+					]
+				: [],
 		steps: chosen.map((step) => ({ ...step, requires: (step.requires ?? []).filter(isChosen) })),
 		next: ({ exitCode }) =>
 			exitCode === exitCodes.done ? undefined : `comfyume restore ${context.spoken} --dry-run`,
