@@ -229,6 +229,14 @@ ${more}`
 			expect(await shell("systemctl is-enabled tailscaled")).toBe("enabled\n")
 		})
 
+		test("an identity with settings of its own comes up all the same, and answers no SSH", async () => {
+			await shell("touch /var/lib/tailscale/stand-in-settings; tailscale down; tailscale set --ssh=true")
+			const joined = await steps(step)
+			expect(joined.exitCode, joined.all).toBe(0)
+			expect(await shell("tailscale debug prefs")).toMatch(/"RunSSH":false/)
+			await shell("rm /var/lib/tailscale/stand-in-settings")
+		})
+
 		test("a key that isn't taken is said, and is gone", async () => {
 			await shell("tailscale logout")
 			const refused = await steps({ ...step, token: "made-up-and-wrong" })

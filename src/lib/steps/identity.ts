@@ -8,6 +8,7 @@ import type { LocalHost } from "../host/local.ts"
 import { needed, type Step, satisfied } from "../plan/step.ts"
 import type { Twin } from "../tailscale/tailnet.ts"
 import {
+	hasOwnTailscale,
 	isConnected,
 	readAddress,
 	runsSsh,
@@ -60,7 +61,9 @@ export function restoreTailscaleIdentity(
 		...options,
 		alive: async () =>
 			(await readAddress(host)) === expected ? satisfied(`the machine is up as ${expected}`) : undefined,
-		before: () => stopTailscale(host),
+		before: async () => {
+			if (await hasOwnTailscale(host)) await stopTailscale(host)
+		},
 	})
 }
 
@@ -75,6 +78,8 @@ export function tailscaleIsUp(
 		title: `Tailscale is up as ${expected}`,
 		requires,
 		check: async () => {
+			if (!(await hasOwnTailscale(host)))
+				return satisfied("a directory stands in for the machine: it has no Tailscale")
 			// Asked first: before the packages have come there is nobody who could answer more.
 			const address = await readAddress(host)
 			if (address === undefined) return needed("it is not running")

@@ -7,6 +7,7 @@ import type { StepContext } from "./context.ts"
 import { firstDeploymentStep, neverBackedUp } from "./first-deployment.ts"
 import { backupsAreFresh } from "./freshness.ts"
 import { spokenWords, wordsOfManifest } from "./heal-options.ts"
+import { envFilesAreRight } from "./machine/env-files.ts"
 import { modelManifest, shareTarget } from "./models.ts"
 import { once } from "./open.ts"
 import { artifactSteps, isSnapshot } from "./restore-artifacts.ts"
@@ -107,6 +108,7 @@ export async function planRestore(
 			...ifWanted("machine", async () => ({ steps: machineFirst(context, run, options) })),
 			fromBackups,
 			...ifWanted("containers", () => stackFiles(context, { run, first, again, requires })),
+			...ifWanted("machine", async () => ({ steps: [envFilesAreRight(context)] })),
 			...ifWanted("containers", () => stackStart(context, { run, requires })),
 			...ifWanted("timers", async () => ({ steps: timerSteps(context, { machine, dryRun: run.dryRun }) })),
 			...ifWanted("checks", async (before) =>

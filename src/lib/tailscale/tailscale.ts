@@ -81,6 +81,7 @@ export async function stopTailscale(host: Host): Promise<void> {
 export async function startTailscale(host: LocalHost, expected: string, waiting: Waiting): Promise<void> {
 	await enable(host)
 	await up(host, [], waiting)
+	await shutSsh(host)
 	const address = await readAddress(host)
 	if (address === expected) return
 	await host.execute(command("tailscale", "down"))
@@ -103,14 +104,26 @@ export async function joinTailnet(
 	waiting: Waiting,
 ): Promise<void> {
 	await enable(host)
-	if (authKey === undefined) return up(host, [], waiting)
-	try {
-		await host.write(file, authKey.reveal(), { mode: 0o600 })
-		await up(host, [`--auth-key=file:${host.path(file)}`], waiting)
-	} finally {
-		await host.files.remove(file)
-	}
+	if (authKey === undefined) await up(host, [], waiting)
+	else
+		try {
+			await host.write(file, authKey.reveal(), { mode: 0o600 })
+			await up(host, [`--auth-key=file:${host.path(file)}`], waiting)
+		} finally {
+			await host.files.remove(file)
+		}
+	await shutSsh(host)
 }
+
+/** sshd alone answers SSH. Not by a flag of `up`: that refuses any, where an identity comes with settings of its own. */
+const shutSsh = (host: Host) => host.execute(command("tailscale", "set", "--ssh=false"))
+
+/**
+ * Whether the host has a Tailscale that may be touched: where a directory stands in for a machine, the one on the PATH
+ * is the operator's own, unless the directory brings a stand-in along.
+ */
+export const hasOwnTailscale = async (host: LocalHost): Promise<boolean> =>
+	!host.standIn || (await host.test(command("test", "-x", host.path("/usr/local/bin/tailscale"))))
 
 /** Now, and after a boot. */
 async function enable(host: Host): Promise<void> {
@@ -122,7 +135,7 @@ async function up(host: Host, words: readonly string[], { say, signal }: Waiting
 	const impatient = new AbortController()
 	const stop = () =>
 		impatient.abort(new OperatorError(`Tailscale gave no answer in ${answerTimeoutMs / 1000} s`))
-	const timer = setTimeout(stop, answerTimeoutMs)
+	let timer = setTimeout(stop, answerTimeoutMs)
 	let said = ""
 	let shown = false
 	const listen = (chunk: Buffer) => {
@@ -132,11 +145,14 @@ async function up(host: Host, words: readonly string[], { say, signal }: Waiting
 		shown = true
 		// From now on it is a person's time.
 		clearTimeout(timer)
+		timer = setTimeout(
+			() => impatient.abort(new OperatorError("nobody has logged in in time")),
+			loginTimeoutMs,
+		)
 		say(`Tailscale asks for a login: open ${address} (waiting ${loginTimeoutMs / 60_000} minutes)`)
 	}
 	try {
-		const asked = ["up", "--ssh=false", ...words, `--timeout=${loginTimeoutMs / 1000}s`]
-		await host.execute(command("tailscale", ...asked), {
+		await host.execute(command("tailscale", "up", ...words), {
 			onStdout: listen,
 			onStderr: listen,
 			signal: AbortSignal.any([signal, impatient.signal]),

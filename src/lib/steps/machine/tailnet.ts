@@ -1,7 +1,14 @@
 // A machine that has no identity to come back: it joins the tailnet as a new one.
 import { needed, type Step, satisfied } from "../../plan/step.ts"
 import type { Secret } from "../../secret.ts"
-import { isConnected, joinTailnet, readAddress, runsSsh, sshTrouble } from "../../tailscale/tailscale.ts"
+import {
+	hasOwnTailscale,
+	isConnected,
+	joinTailnet,
+	readAddress,
+	runsSsh,
+	sshTrouble,
+} from "../../tailscale/tailscale.ts"
 import type { StepContext } from "../context.ts"
 
 // Memory, gone with a reboot whatever happens.
@@ -19,6 +26,8 @@ export function tailnetIsJoined(
 		id: "tailscale-is-up",
 		title: "the machine is in the tailnet",
 		check: async (report) => {
+			if (!(await hasOwnTailscale(host)))
+				return satisfied("a directory stands in for the machine: it has no Tailscale")
 			// Asked first: before the packages have come there is nobody who could answer more.
 			const address = await readAddress(host)
 			if (address === undefined) return needed("it is in no tailnet")
