@@ -66,7 +66,9 @@ export function backupsAreFresh(
 				const places = [...new Set(sources.map(({ name }) => name))]
 				throw new OperatorError(
 					`there is no backup of ${hostConfiguration.name}: ${places.join(" and ")} ${places.length > 1 ? "have" : "has"} nothing of it`,
-					{ hint: `${again} --first   # where it has never been backed up: new passwords, code from git` },
+					{
+						hint: `comfyume restore ${spoken} --first   # where it has never been backed up: new passwords, code from git`,
+					},
 				)
 			}
 			if (newest === undefined) return satisfied("there are none to be old")

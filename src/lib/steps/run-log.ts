@@ -25,7 +25,8 @@ type Report = {
 	comfyume: string
 	beganAt: string
 	endedAt: string
-	exitCode: number
+	/** null: it has not ended, or was killed. */
+	exitCode: number | null
 	steps: { step: string; outcome: string; because: string; hint?: string }[]
 	errors: { message: string; hint?: string }[]
 }
@@ -39,16 +40,21 @@ export function openRunLog(
 	const reportFile = host.path(`${logDirectory}/${command}-last.json`)
 	const report: Report = {
 		...{ version: 1, command, environment: environment.name, host: host.name, comfyume },
-		...{ beganAt: now().toISOString(), endedAt: "", exitCode: -1, steps: [], errors: [] },
+		...{ beganAt: now().toISOString(), endedAt: "", exitCode: null, steps: [], errors: [] },
+	}
+	const keep = async () => {
+		const text = `${JSON.stringify(report, undefined, "\t")}\n`
+		await writeFile(`${reportFile}.partial`, text, { mode: 0o600 })
+		await rename(`${reportFile}.partial`, reportFile)
 	}
 	let failure: unknown
 	// Line after line, so that a killed run's log says how far it came.
-	let written: Promise<void> = mkdir(dirname(logFile), { recursive: true, mode: 0o750 }).then(
-		() => {},
-		(error: unknown) => {
+	let written: Promise<void> = mkdir(dirname(logFile), { recursive: true, mode: 0o750 })
+		// At once: a killed run must not leave the one before's report as its own.
+		.then(keep)
+		.catch((error: unknown) => {
 			failure = error
-		},
-	)
+		})
 	const append = (text: string) => {
 		written = written.then(async () => {
 			if (failure !== undefined) return
@@ -82,10 +88,7 @@ export function openRunLog(
 			report.endedAt = now().toISOString()
 			try {
 				if (failure !== undefined) throw failure
-				await writeFile(`${reportFile}.partial`, `${JSON.stringify(report, undefined, "\t")}\n`, {
-					mode: 0o600,
-				})
-				await rename(`${reportFile}.partial`, reportFile)
+				await keep()
 				return undefined
 			} catch (error) {
 				return `what became of this run could not be kept in ${logDirectory}: ${messageOf(error)}`

@@ -78,3 +78,15 @@ test("a log that can't be written changes nothing about the restore, and is said
 	expect(ran.exitCode, ran.stderr).toBe(exitCodes.done)
 	expect(ran.stderr).toMatch(/note: what became of this run could not be kept in \/var\/log\/comfyume/)
 })
+
+test("of one that is killed the report says that it has not ended, and not how the one before did", async () => {
+	await saved.load()
+	expect((await restore()).exitCode).toBe(0)
+	expect(report().exitCode).toBe(0)
+	await world
+		.run(["restore", "--only", "home", "--at", "2030-01-01", "--json"], {
+			onEvent: (event, child) => void (event.event === "checking" && child.kill("SIGKILL")),
+		})
+		.catch(() => undefined)
+	expect(report()).toMatchObject({ exitCode: null, endedAt: "" })
+})
