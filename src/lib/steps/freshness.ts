@@ -15,12 +15,14 @@ const freshnessStep = "backups-are-fresh"
  * The newest snapshot of any artifact is recent enough. Of any: what never changes (host keys) is rightly old, but a
  * server in use changes somewhere all the time.
  * @param artifacts all of the host's, also those that the run isn't about
+ * @param everything the run is about all of them: then that there is no backup at all is said here, once
  * @param again the command to type with a date, once the operator has decided to take old data
  */
 export function backupsAreFresh(
 	context: StepContext,
 	artifacts: readonly SnapshotArtifact[],
 	again: string,
+	{ everything }: { everything: boolean },
 ): Step {
 	const { environment, hostConfiguration, sources, spoken } = context
 	const wanted = {
@@ -62,7 +64,7 @@ export function backupsAreFresh(
 			if (sources.every(({ trouble }) => trouble !== undefined)) return satisfied("no source could be asked")
 			// One that can't be asked may have them.
 			const all = sources.every(({ trouble }) => trouble === undefined)
-			if (all && found.every(({ listed }) => !listed) && (await haveNoOlder())) {
+			if (everything && all && found.every(({ listed }) => !listed) && (await haveNoOlder())) {
 				const places = [...new Set(sources.map(({ name }) => name))]
 				throw new OperatorError(
 					`there is no backup of ${hostConfiguration.name}: ${places.join(" and ")} ${places.length > 1 ? "have" : "has"} nothing of it`,

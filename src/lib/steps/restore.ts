@@ -74,7 +74,7 @@ export async function planRestore(
 		const judged = first
 			? [neverBackedUp(here, all.filter(isSnapshot))]
 			: dated
-				? [backupsAreFresh(here, all.filter(isSnapshot), again)]
+				? [backupsAreFresh(here, all.filter(isSnapshot), again, { everything: options.only.length === 0 })]
 				: []
 		const wanted = first ? snapshots.filter(({ kind }) => kind === "git") : snapshots
 		rows.push(
