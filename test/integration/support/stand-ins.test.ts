@@ -102,15 +102,19 @@ describe("a directory that plays a server", () => {
 		])
 	})
 
-	test("a node that was logged out needs a key, and comes back as another", async () => {
+	test("a node that was logged out shows a login and waits; a key in a file makes it another", async () => {
 		await inside("systemctl", ["start", "tailscaled"])
 		await inside("tailscale", ["up", "--ssh=false"])
 		const first = await address()
 		await inside("tailscale", ["logout"])
-		expect(await inside("tailscale", ["up", "--ssh=false"])).toMatchObject({ exitCode: 1 })
-		expect(await inside("tailscale", ["up", "--auth-key=made-up", "--ssh=false"])).toMatchObject({
-			exitCode: 0,
+		expect(await inside("tailscale", ["up", "--timeout=1s"])).toMatchObject({
+			exitCode: 1,
+			stderr: expect.stringContaining("https://login.example.test/"),
 		})
+		expect(await inside("tailscale", ["up", "--auth-key=tskey-made-up"])).toMatchObject({ exitCode: 1 })
+		const key = join(server, "auth-key")
+		await writeFile(key, "tskey-made-up\n", { mode: 0o600 })
+		expect(await inside("tailscale", ["up", `--auth-key=file:${key}`])).toMatchObject({ exitCode: 0 })
 		expect(await address()).toMatch(tailscaleAddress)
 		expect(await address()).not.toBe(first)
 	})
