@@ -12,7 +12,9 @@ export default defineConfig({
 			project("contract", 120_000),
 			project("e2e", 600_000, { globalSetup: "test/support/build-release.ts" }),
 			// Too slow for every run: scripts/test-nightly.ts asks for it.
-			...(process.env["COMFYUME_TEST_NIGHTLY"] === undefined ? [] : [project("nightly", 600_000)]),
+			...(process.env["COMFYUME_TEST_NIGHTLY"] === undefined
+				? []
+				: [project("nightly", 600_000, { globalSetup: "test/support/build-release.ts" })]),
 		],
 	},
 })

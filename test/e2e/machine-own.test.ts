@@ -349,9 +349,18 @@ ${more}`
 		// One that the file has and the keyring hasn't.
 		await shell("mkdir -p /etc/comfyume; printf 'HF_TOKEN=made-up\\n' >/etc/comfyume/secrets.env")
 		const lacking = await steps({ ...step, mode: "verify" })
-		expect(lacking.of["keyring"]?.because).toBe("HF_TOKEN: not in the keyring")
+		expect(lacking.of["keyring"]?.because).toBe("HF_TOKEN is not in the keyring")
 		expect(lacking.all).not.toContain("made-up")
-		await shell("rm /etc/comfyume/secrets.env /usr/local/bin/comfyume")
+		// One that was changed in the file since the boot.
+		await shell(
+			`printf '#!/bin/sh\\ncase $1 in search) echo 7 ;; pipe) printf made-up-before ;; esac\\n' >/usr/local/bin/keyctl; chmod 755 /usr/local/bin/keyctl`,
+		)
+		const older = await steps({ ...step, mode: "verify" })
+		expect(older.of["keyring"]?.because).toBe(
+			"HF_TOKEN in the keyring is not that of /etc/comfyume/secrets.env",
+		)
+		expect(older.all).not.toContain("made-up")
+		await shell("rm /etc/comfyume/secrets.env /usr/local/bin/comfyume /usr/local/bin/keyctl")
 	})
 
 	test("env files are root's or the user's alone, and what is wrong in them is named without its value", async () => {

@@ -247,6 +247,25 @@ ${more}`
 			expect(apt.requests).toEqual([])
 		})
 
+		test("a machine whose stack runs gets what is missing, and no upgrade", async () => {
+			await shell("dpkg --force-confold --install /tmp/old.deb; dpkg --remove made-up-extra")
+			expect(await statusOf("made-up-settings")).toBe("installed 1.0")
+			const docker = join(machine.root, "usr/local/bin/docker")
+			await writeFile(
+				docker,
+				'#!/bin/sh\n[ "$*" = "ps --quiet --filter name=^comfy-" ] && echo 0123456789ab\n',
+				{
+					mode: 0o755,
+				},
+			)
+			const applied = await steps(withExtra("made-up-extra"))
+			await rm(docker)
+			expect(applied.exitCode, applied.all).toBe(0)
+			expect(applied.notes.join()).toMatch(/nothing is upgraded/)
+			expect(await statusOf("made-up-extra")).toBe("installed 1.0")
+			expect(await statusOf("made-up-settings")).toBe("installed 1.0")
+		})
+
 		test("finishes what a killed dpkg left half configured", async () => {
 			await shell("systemd-run --quiet --unit=slow apt-get --yes install made-up-slow")
 			await poll(async () => (await statusOf("made-up-slow")).startsWith("half-configured"), {

@@ -17,6 +17,7 @@ import {
 	stopTailscale,
 } from "../tailscale/tailscale.ts"
 import type { StepContext } from "./context.ts"
+import { checkSshd, sshdPorts } from "./machine/sshd.ts"
 import { type RestoreArchiveOptions, restoreArchive } from "./restore-archive.ts"
 
 /** Stops a restore while another machine may be online with the identity that is about to come back. */
@@ -146,7 +147,7 @@ export function hostKeysOnTheWire(
 			return satisfied(`sshd shows ${onWire.join(", ")}`)
 		},
 		apply: async () => {
-			await host.capture(command("sshd", "-t"))
+			await checkSshd(host)
 			// The unit is called `ssh` on Debian and Ubuntu; sessions that are open go on.
 			await host.execute(command("systemctl", "restart", "ssh"))
 		},
@@ -154,12 +155,11 @@ export function hostKeysOnTheWire(
 }
 
 async function wireFingerprints(host: LocalHost): Promise<string[]> {
-	const { stdout: settings } = await host.capture(command("sshd", "-T"))
-	const port = /^port (\d+)$/m.exec(settings)?.[1] ?? "22"
+	const [port = 22] = await sshdPorts(host)
 	// Side by side: each is a connection of its own.
 	const said = await Promise.all(
 		["rsa", "ecdsa", "ed25519"].map((type) =>
-			host.capture(command("ssh-keyscan", "-T", "5", "-t", type, "-p", port, "127.0.0.1"), {
+			host.capture(command("ssh-keyscan", "-T", "5", "-t", type, "-p", `${port}`, "127.0.0.1"), {
 				allowedExitCodes: [1],
 			}),
 		),

@@ -14,6 +14,7 @@ import { command } from "../../host/command.ts"
 import type { LocalHost } from "../../host/local.ts"
 import { type Finding, needed, type Step, satisfied } from "../../plan/step.ts"
 import type { StepContext } from "../context.ts"
+import { sshdPorts } from "./sshd.ts"
 
 const unit = "ufw"
 const program = "/usr/sbin/ufw"
@@ -157,8 +158,7 @@ function isRowOf(
 
 /** @throws {OperatorError} (8) when the rules would shut out SSH */
 async function requireSsh(host: LocalHost, wanted: readonly FirewallRule[]): Promise<void> {
-	const { stdout } = await host.capture(command("sshd", "-T"))
-	const ports = [...stdout.matchAll(/^port (\d+)$/gm)].map(([, port]) => Number(port))
+	const ports = await sshdPorts(host)
 	const lets = (port: number) => wanted.some((rule) => rule.port === port && rule.protocol === "tcp")
 	if (ports.length === 0 || ports.some(lets)) return
 	throw new OperatorError(

@@ -38,7 +38,8 @@ export function packagesFor({
 
 /**
  * Installs what is missing. Where something is, the machine is fresh, and all that is on it is brought up to date first:
- * on new images the share can't be reached before.
+ * on new images the share can't be reached before. One that people work on is never brought up to date: Docker's package
+ * would restart every container.
  */
 export function packagesAreThere(context: StepContext, { lockWaitMs = 5 * 60_000 } = {}): Step {
 	const { host, signal } = context
@@ -66,23 +67,39 @@ export function packagesAreThere(context: StepContext, { lockWaitMs = 5 * 60_000
 			await finishInterrupted(options)
 			if (wasMissing.includes("tailscale")) await addTailscaleRepository(context)
 			const { stderr: complaint } = await apt(options, "update")
-			await install(options, wasMissing, complaint)
+			const live = await isLive(host)
+			if (live)
+				report.note("containers of the stack run here: what is missing is installed, and nothing is upgraded")
+			await install(options, { missing: wasMissing, upgrade: !live, complaintOfUpdate: complaint })
 			if (await host.test(command("test", "-e", "/run/reboot-required")))
 				report.note("an upgrade wants a reboot of the machine, some time when nobody works on it")
 		},
 	}
 }
 
+/** A container of the stack runs. A machine without Docker, or on which it is off, has none. */
+async function isLive(host: LocalHost): Promise<boolean> {
+	const asked = command(
+		"sh",
+		"-c",
+		"command -v docker >/dev/null && docker ps --quiet --filter name=^comfy- 2>/dev/null || true",
+	)
+	return (await host.capture(asked)).stdout.trim() !== ""
+}
+
 async function install(
 	options: AptOptions,
-	missing: readonly string[],
-	complaintOfUpdate: string,
+	{
+		missing,
+		upgrade,
+		complaintOfUpdate,
+	}: { missing: readonly string[]; upgrade: boolean; complaintOfUpdate: string },
 ): Promise<void> {
 	try {
 		// What a killed installation left without its dependencies.
 		await apt(options, "--fix-broken", "install")
 		// As `apt upgrade` has it: a new kernel is a new package.
-		await apt(options, "--with-new-pkgs", "upgrade")
+		if (upgrade) await apt(options, "--with-new-pkgs", "upgrade")
 		await apt(options, "--no-install-recommends", "install", ...missing)
 	} catch (error) {
 		if (!(error instanceof OperatorError) || complaintOfUpdate.trim() === "") throw error

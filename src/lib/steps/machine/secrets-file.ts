@@ -5,7 +5,7 @@ import { type SecretName, type Secrets, secretNames, secretsNeededBy } from "../
 import { codeOf, exitCodes, OperatorError, systemError } from "../../errors.ts"
 import { readEnvFile } from "../../formats/env-file.ts"
 import { command } from "../../host/command.ts"
-import { keyringHolds, putIntoKeyring } from "../../host/keyring.ts"
+import { keyringHolds, keyringReader, putIntoKeyring } from "../../host/keyring.ts"
 import type { LocalHost } from "../../host/local.ts"
 import { needed, type Step, satisfied } from "../../plan/step.ts"
 import { quoteForEnvFile } from "../../stack/env-render.ts"
@@ -126,7 +126,8 @@ WantedBy=multi-user.target
 export function secretsReachKeyring({ host }: StepContext): Step {
 	const loadable = async () => {
 		const { entries } = readEnvFile((await host.read(secretsFile))?.toString() ?? "")
-		return entries.map(({ name }) => name).filter((name) => secretNames.some((known) => known === name))
+		// As they are read for a run: an empty one is none.
+		return entries.filter(({ name, value }) => value !== "" && secretNames.some((known) => known === name))
 	}
 	return {
 		id: "keyring",
@@ -138,12 +139,18 @@ export function secretsReachKeyring({ host }: StepContext): Step {
 				return needed(`${unitFile} is not as it should be`)
 			if (!(await host.test(command("systemctl", "is-enabled", "--quiet", unit))))
 				return needed(`${unit} would not run at the next boot`)
-			const names = await loadable()
-			const absent: string[] = []
-			for (const name of names) if (!(await keyringHolds(host, name))) absent.push(name)
-			return absent.length === 0
-				? satisfied(`${names.length} secrets are there, and will be after a boot`)
-				: needed(`${absent.join(", ")}: not in the keyring`, `systemctl status ${unit}`)
+			const wanted = await loadable()
+			const inKeyring = keyringReader(host)
+			const wrong: string[] = []
+			for (const { name, value } of wanted) {
+				const found = (await inKeyring(name))?.reveal()
+				if (found === undefined) wrong.push(`${name} is not in the keyring`)
+				// Whoever asks the keyring alone would go on with the old one.
+				else if (found !== value) wrong.push(`${name} in the keyring is not that of ${secretsFile}`)
+			}
+			return wrong.length === 0
+				? satisfied(`${wanted.length} secrets are there as in ${secretsFile}, and will be after a boot`)
+				: needed(wrong.join("; "), `systemctl status ${unit}`)
 		},
 		apply: async () => {
 			await host.write(unitFile, unitText, { mode: 0o644 })
