@@ -80,7 +80,7 @@ export async function stopTailscale(host: Host): Promise<void> {
  */
 export async function startTailscale(host: LocalHost, expected: string, waiting: Waiting): Promise<void> {
 	await enable(host)
-	await up(host, [], waiting)
+	await up(host, undefined, waiting)
 	await shutSsh(host)
 	const address = await readAddress(host)
 	if (address === expected) return
@@ -95,23 +95,15 @@ export async function startTailscale(host: LocalHost, expected: string, waiting:
 
 /**
  * Joins the tailnet as a new machine: with the key, or by a login that is shown and waited for.
- * @param authKey goes to the client in a file that only root reads, and that is gone afterwards
+ * @param authKey goes to the client by its stdin: it is in no file and on no command line
  */
 export async function joinTailnet(
 	host: LocalHost,
 	authKey: Secret | undefined,
-	file: string,
 	waiting: Waiting,
 ): Promise<void> {
 	await enable(host)
-	if (authKey === undefined) await up(host, [], waiting)
-	else
-		try {
-			await host.write(file, authKey.reveal(), { mode: 0o600 })
-			await up(host, [`--auth-key=file:${host.path(file)}`], waiting)
-		} finally {
-			await host.files.remove(file)
-		}
+	await up(host, authKey, waiting)
 	await shutSsh(host)
 }
 
@@ -131,7 +123,14 @@ async function enable(host: Host): Promise<void> {
 	await host.execute(command("systemctl", "start", unit))
 }
 
-async function up(host: Host, words: readonly string[], { say, signal }: Waiting): Promise<void> {
+// The client takes a key from a file alone, and /dev/stdin is one only where it leads to a pipe: what it gets from here
+// is a socket, of which the shell makes a pipe. `exec`, so that what is stopped is the client.
+const upWithKey = `key=$(cat)
+exec tailscale up --auth-key=file:/dev/stdin <<KEY
+$key
+KEY`
+
+async function up(host: Host, authKey: Secret | undefined, { say, signal }: Waiting): Promise<void> {
 	const impatient = new AbortController()
 	const stop = () =>
 		impatient.abort(new OperatorError(`Tailscale gave no answer in ${answerTimeoutMs / 1000} s`))
@@ -152,7 +151,9 @@ async function up(host: Host, words: readonly string[], { say, signal }: Waiting
 		say(`Tailscale asks for a login: open ${address} (waiting ${loginTimeoutMs / 60_000} minutes)`)
 	}
 	try {
-		await host.execute(command("tailscale", "up", ...words), {
+		const asked = authKey === undefined ? command("tailscale", "up") : command("sh", "-c", upWithKey)
+		await host.execute(asked, {
+			...(authKey === undefined ? {} : { stdin: authKey.reveal() }),
 			onStdout: listen,
 			onStderr: listen,
 			signal: AbortSignal.any([signal, impatient.signal]),

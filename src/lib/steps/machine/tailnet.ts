@@ -11,9 +11,6 @@ import {
 } from "../../tailscale/tailscale.ts"
 import type { StepContext } from "../context.ts"
 
-// Memory, gone with a reboot whatever happens.
-const keyFile = "/run/comfyume-tailscale-key"
-
 /**
  * It is connected, as whoever; by the key (TAILSCALE_AUTH_KEY), or by a login that is shown and waited for. Which address
  * it got is told: from then on it is the machine's identity.
@@ -40,6 +37,6 @@ export function tailnetIsJoined(
 				)
 			return satisfied(`tailscale ip -4 answers ${address}`)
 		},
-		apply: (report) => joinTailnet(host, authKey, keyFile, { say: report.note, signal }),
+		apply: (report) => joinTailnet(host, authKey, { say: report.note, signal }),
 	}
 }
