@@ -66,7 +66,15 @@ describeWith("docker", "a restore whose connection drops", () => {
 		console.log(`dropped in ${dropped.length} steps: ${dropped.join(", ")}`)
 		// One of each part, and no step was left out.
 		expect(dropped).toEqual(
-			expect.arrayContaining(["packages", "share", "scratch", "ssh-host-keys", "tailscale", "ufw", "user"]),
+			expect.arrayContaining([
+				"packages",
+				"share",
+				"scratch",
+				"ssh-host-keys",
+				"tailscale-identity",
+				"ufw",
+				"stack/start/user003",
+			]),
 		)
 	}, 3_600_000)
 })

@@ -1,5 +1,6 @@
 // The runner: check, apply, check again. It alone decides what a step's outcome is.
 import { type ExitCode, exitCodes, messageOf, OperatorError } from "../errors.ts"
+import { type Ahead, checkAhead, inTurnOnly } from "./ahead.ts"
 import { type EventBody, eventsVersion, type Outcome, type Reporter } from "./events.ts"
 import { inLanes } from "./lanes.ts"
 import type { Finding, Following, Plan, Report, Step, SummaryRow } from "./step.ts"
@@ -42,20 +43,27 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 	const results = new Map<string, StepResult>()
 	const order: string[] = []
 	let warned = false
-	const runOne = async (step: Step) => {
+	const runOne = async (step: Step, ahead: Ahead) => {
 		const stepStartedAt = now().getTime()
+		// A step is checked more than once, and finds the same again; it is told once.
+		const told = new Set<string>()
+		const emitOnce = (body: EventBody) => {
+			const text = JSON.stringify(body)
+			if (!told.has(text)) emit(body)
+			told.add(text)
+		}
 		const report: Report = {
 			progress: (progress) => emit({ event: "progress", step: step.id, ...progress }),
-			note: (text) => emit({ event: "note", step: step.id, level: "info", text }),
+			note: (text) => emitOnce({ event: "note", step: step.id, level: "info", text }),
 			warn: (text) => {
 				warned = true
-				emit({ event: "note", step: step.id, level: "warning", text })
+				emitOnce({ event: "note", step: step.id, level: "warning", text })
 			},
 			model: (facts) => emit({ event: "model", step: step.id, ...facts }),
 			workflow: (facts) => emit({ event: "workflow", step: step.id, ...facts }),
 			modelPaths: (facts) => emit({ event: "model-paths", step: step.id, ...facts }),
 			container: (facts) => emit({ event: "container", step: step.id, ...facts }),
-			change: (facts) => emit({ event: "change", step: step.id, ...facts }),
+			change: (facts) => emitOnce({ event: "change", step: step.id, ...facts }),
 			log: (line) => emit({ event: "log", step: step.id, ...line }),
 			timer: (facts) => emit({ event: "timer", step: step.id, ...facts }),
 			fileSystem: (facts) => emit({ event: "file-system", step: step.id, ...facts }),
@@ -66,7 +74,7 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 			? { outcome: "aborted" as const, because: "the run was stopped before this step" }
 			: (blockedBy(step, results) ??
 				(await runStep(step, report, {
-					...{ dryRun, checksOnly, signal, emit },
+					...{ dryRun, checksOnly, signal, emit, ahead },
 					plannedBefore: plannedBefore(step, results),
 				})))
 		results.set(step.id, result)
@@ -89,7 +97,9 @@ export async function runPlan(plan: Plan, options: RunOptions): Promise<RunResul
 		if (part !== plan) emit({ event: "steps", steps: told(part.steps) })
 		for (const note of part.notes ?? []) emit({ event: "note", ...note })
 		order.push(...part.steps.map(({ id }) => id))
-		await inLanes(part.steps, runOne)
+		const ahead = plan.checksAhead === true ? checkAhead(part.steps) : inTurnOnly
+		await inLanes(part.steps, (step) => runOne(step, ahead))
+		await ahead.forget()
 		if (part.following === undefined) break
 		try {
 			signal.throwIfAborted()
@@ -150,10 +160,11 @@ async function runStep(
 		plannedBefore: readonly string[]
 		signal: AbortSignal
 		emit: (body: EventBody) => void
+		ahead: Ahead
 	},
 ): Promise<StepResult> {
 	try {
-		const before = await checkStep(step, report, run.emit)
+		const before = await checkStep(step, report, run.emit, run.ahead.take(step, report))
 		const later = run.dryRun && step.lasting !== true ? run.plannedBefore : []
 		if (before.state === "satisfied" && later.length > 0)
 			return { outcome: "planned", because: `${before.because}; comes again after ${later.join(", ")}` }
@@ -162,6 +173,7 @@ async function runStep(
 		if (run.dryRun) {
 			return { outcome: before.state === "needed" ? "planned" : "failed", ...withoutState(before) }
 		}
+		await run.ahead.forget()
 		run.signal.throwIfAborted()
 		run.emit({ event: "applying", step: step.id })
 		await step.apply(report)
@@ -179,9 +191,15 @@ async function runStep(
 	}
 }
 
-async function checkStep(step: Step, report: Report, emit: (body: EventBody) => void): Promise<Finding> {
+/** @param known its finding, asked for before its turn */
+async function checkStep(
+	step: Step,
+	report: Report,
+	emit: (body: EventBody) => void,
+	known?: Promise<Finding>,
+): Promise<Finding> {
 	emit({ event: "checking", step: step.id })
-	const finding = await step.check(report)
+	const finding = await (known ?? step.check(report))
 	emit({ event: "checked", step: step.id, finding })
 	return finding
 }

@@ -86,6 +86,11 @@ export type Plan = {
 	 * only reads. Throws what makes the rest impossible; the run then ends with that.
 	 */
 	following?: (before: Before) => Promise<Following | undefined>
+	/**
+	 * Its checks may be asked side by side and before their turn, as long as nothing is to be done (ahead.ts): a step's
+	 * check must not need what an earlier step's check has left behind.
+	 */
+	checksAhead?: boolean
 	/** What should be known before the first step. A `warning` is also said to who wants quiet; the exit code stays. */
 	notes?: readonly { level: "info" | "warning"; text: string }[]
 	/** Facts gathered on the way, asked for after the last step: the rows of the closing table. */

@@ -11,6 +11,7 @@ import {
 	renderHtpasswd,
 } from "../formats/htpasswd.ts"
 import { Secret } from "../secret.ts"
+import { type Compared, comparisonOf } from "./compared.ts"
 import { quoteForEnvFile } from "./env-render.ts"
 import { type Roster, userId, userNumber } from "./roster.ts"
 
@@ -103,44 +104,47 @@ export function completeCredentials(
 /**
  * The password file: a hash that is there and fits is kept, so that nothing differs where nothing changed. Every
  * password is then held against the text that will be written.
+ * @param known what earlier runs found to fit; what this one found to, or took from there, is given back
  * @throws {OperatorError} with exit code 1 when one doesn't open its own door
  */
 export async function makeHtpasswd(
 	credentials: Credentials,
 	existing: string,
-	signal: AbortSignal,
-): Promise<{ text: string; hashed: number }> {
+	{ known, signal }: { known: Compared; signal: AbortSignal },
+): Promise<{ text: string; hashed: number; compared: Compared }> {
+	const compared = new Set<string>()
+	const fits = async (password: Secret, hash: string) => {
+		signal.throwIfAborted()
+		const comparison = comparisonOf(password, hash)
+		const isKnown = known.has(comparison) || compared.has(comparison)
+		if (!isKnown && !(await isPassword(password, hash))) return false
+		compared.add(comparison)
+		return true
+	}
 	const before = readHtpasswd(existing).hashes
 	const hashes = new Map<string, string>()
-	const proven = new Set<string>()
 	let hashed = 0
 	for (const [name, password] of credentials) {
-		signal.throwIfAborted()
 		const old = before.get(name)
-		if (old !== undefined && isCurrentHash(old) && (await isPassword(password, old))) {
-			hashes.set(name, old)
-			proven.add(old)
-		} else {
+		if (old !== undefined && isCurrentHash(old) && (await fits(password, old))) hashes.set(name, old)
+		else {
 			hashes.set(name, await hashPassword(password))
 			hashed += 1
 		}
 	}
 	const text = renderHtpasswd(hashes)
-	await proveLogins(credentials, readHtpasswd(text).hashes, proven, signal)
-	return { text, hashed }
+	await proveLogins(credentials, readHtpasswd(text).hashes, fits)
+	return { text, hashed, compared }
 }
 
-// What was compared a moment ago needn't be again: that hash, letter for letter, fits this name's password.
 async function proveLogins(
 	credentials: Credentials,
 	hashes: PasswordHashes,
-	proven: ReadonlySet<string>,
-	signal: AbortSignal,
+	fits: (password: Secret, hash: string) => Promise<boolean>,
 ): Promise<void> {
 	for (const [name, password] of credentials) {
-		signal.throwIfAborted()
 		const hash = hashes.get(name)
-		if (hash !== undefined && (proven.has(hash) || (await isPassword(password, hash)))) continue
+		if (hash !== undefined && (await fits(password, hash))) continue
 		throw new OperatorError(`${name} could not sign in with the password file: nothing was written`, {
 			exitCode: exitCodes.bug,
 		})

@@ -67,7 +67,6 @@ export function backupCheckout(
 		}
 		return { commit: state.commit, branch: state.branch, standing }
 	}
-	let saidBranch = false
 	let stored = false
 	const lackingOf = <T extends { destination: Source; newest: CommitSidecar | undefined }>(
 		standing: readonly T[],
@@ -101,11 +100,10 @@ export function backupCheckout(
 		title: artifact.name,
 		check: async (report) => {
 			const { commit, branch, standing } = await survey()
-			if (branch !== checkout.branch && !saidBranch)
+			if (branch !== checkout.branch)
 				report.warn(
 					`${checkout.path} stands on ${branch === "" ? "no branch" : `branch ${branch}`}, not on ${checkout.branch} as configured`,
 				)
-			saidBranch = true
 			const lacking = lackingOf(standing, commit)
 			const having = standing.filter(({ newest }) => newest?.commit === commit)
 			const noted = having[0]?.newest

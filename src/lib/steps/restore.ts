@@ -103,6 +103,7 @@ export async function planRestore(
 		parts.has(part) ? [work] : []
 	return {
 		...{ command: "restore", environment: environment.name, host: hostConfiguration.name, place },
+		checksAhead: true,
 		...(await inTurn([
 			// The share is mounted before the places of backups are opened.
 			...ifWanted("machine", async () => ({ steps: machineFirst(context, run, options) })),

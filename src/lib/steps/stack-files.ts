@@ -8,6 +8,7 @@ import { exitCodes, OperatorError } from "../errors.ts"
 import { readEnvFile } from "../formats/env-file.ts"
 import { readHtpasswd } from "../formats/htpasswd.ts"
 import { type Finding, needed, type Plan, type Report, type Step, satisfied } from "../plan/step.ts"
+import { keepCompared, readCompared } from "../stack/compared.ts"
 import {
 	type Completed,
 	completeCredentials,
@@ -61,11 +62,13 @@ export async function planUsers(context: StepContext, options: UsersOptions): Pr
 		existing: await readIfThere(join(directory, files.environment)),
 		makeSecret,
 	})
+	const known = await readCompared(context.host)
 	const htpasswd = await makeHtpasswd(
 		completed.credentials,
 		await readIfThere(join(directory, files.htpasswd)),
-		context.signal,
+		{ known, signal: context.signal },
 	)
+	await keepCompared(context.host, { known, compared: htpasswd.compared })
 	const wanted = renderFiles(stack, {
 		credentials: renderCredentials(completed.credentials, roster, adminName),
 		environment: environmentFile(stack, rendered),
@@ -156,15 +159,13 @@ function writtenFiles(
 		what,
 	}: { directory: string; wanted: readonly StackFile[]; told: readonly Told[]; what: string },
 ): Step {
-	let isFirst = true
 	return {
 		id: "files",
 		title: "Files of the stack",
 		async check(report): Promise<Finding> {
 			const changes = await findChanges(directory, wanted)
 			if (changes.length === 0) return satisfied(`in ${directory}: ${what}`)
-			if (isFirst) tell(report, changes, told)
-			isFirst = false
+			tell(report, changes, told)
 			const count = changes.length === 1 ? "1 file differs" : `${changes.length} files differ`
 			return needed(`${count} in ${directory}: ${what}`)
 		},
@@ -187,18 +188,14 @@ function tell(report: Report, changes: readonly Change[], told: readonly Told[])
 }
 
 function usersDirectories(stack: Stack): Step {
-	let isFirst = true
 	return {
 		id: "directories",
 		title: stack.role === "worker" ? "Directory of outputs on the share" : "Users' directories",
 		requires: ["files"],
 		async check(report): Promise<Finding> {
 			const { missing, unreachable, leftOver } = await lookAtDirectories(stack)
-			if (isFirst) {
-				for (const { path } of missing) report.change({ change: "directory", name: path })
-				for (const path of leftOver) report.note(`${path} is of nobody in the roster; it stays`)
-			}
-			isFirst = false
+			for (const { path } of missing) report.change({ change: "directory", name: path })
+			for (const path of leftOver) report.note(`${path} is of nobody in the roster; it stays`)
 			const [base] = unreachable
 			if (base !== undefined)
 				return needed(`${unreachable.join(", ")} is not there: nothing is made below it`, `findmnt ${base}`)

@@ -1,9 +1,14 @@
 // Rosters, passwords and differences: what has to hold for any of them.
+import { chmod, mkdtemp, rm, stat } from "node:fs/promises"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
 import fc from "fast-check"
 import { expect, test } from "vitest"
 import { readEnvFile } from "../../../src/lib/formats/env-file.ts"
 import { isPassword } from "../../../src/lib/formats/htpasswd.ts"
+import { localHost } from "../../../src/lib/host/local.ts"
 import { Secret } from "../../../src/lib/secret.ts"
+import { comparisonOf, keepCompared, readCompared } from "../../../src/lib/stack/compared.ts"
 import {
 	makeHtpasswd,
 	readCredentials,
@@ -86,19 +91,52 @@ test("hashes that fit are kept to the letter, and one that doesn't is made anew"
 		["user001", new Secret("one")],
 		["admin", new Secret("two")],
 	])
-	const first = await makeHtpasswd(credentials, "", signal)
+	const known = new Set<string>()
+	const first = await makeHtpasswd(credentials, "", { known, signal })
 	expect(first.hashed).toBe(2)
-	const second = await makeHtpasswd(credentials, first.text, signal)
-	expect(second).toEqual({ text: first.text, hashed: 0 })
+	const second = await makeHtpasswd(credentials, first.text, { known, signal })
+	expect(second).toEqual({ text: first.text, hashed: 0, compared: first.compared })
 	// Of another password, of another kind, and of nobody in the roster.
 	const [line = ""] = first.text.split("\n")
 	const spoiled = `user001:${line.slice(8).replace("$2y$", "$2b$")}\nadmin:${line.slice(8)}\nuser009:${line.slice(8)}\n`
-	const third = await makeHtpasswd(credentials, spoiled, signal)
+	// What was found of other pairs says nothing of these.
+	const third = await makeHtpasswd(credentials, spoiled, { known: first.compared, signal })
 	expect(third.hashed).toBe(2)
 	expect(third.text).not.toContain("user009")
 	for (const [name, password] of credentials) {
 		const hash = third.text.split("\n").find((one) => one.startsWith(`${name}:`)) ?? ""
 		expect(await isPassword(password, hash.slice(name.length + 1))).toBe(true)
+	}
+})
+
+test("a pair that was compared before is not compared again, and one that changed is", async () => {
+	const credentials = new Map([["user001", new Secret("one")]])
+	const hash = `$2y$10$${"a".repeat(53)}`
+	// Nothing that bcrypt would take for a fit: that it is kept is by the earlier comparison alone.
+	const known = new Set([comparisonOf(new Secret("one"), hash)])
+	const kept = await makeHtpasswd(credentials, `user001:${hash}\n`, { known, signal })
+	expect(kept).toEqual({ text: `user001:${hash}\n`, hashed: 0, compared: known })
+	const changed = await makeHtpasswd(new Map([["user001", new Secret("two")]]), `user001:${hash}\n`, {
+		known,
+		signal,
+	})
+	expect(changed.hashed).toBe(1)
+	expect([...changed.compared]).not.toEqual([...known])
+})
+
+test("what was compared is kept for root alone, and passed over when others could have written it", async () => {
+	const root = await mkdtemp(join(tmpdir(), "comfyume-compared-"))
+	try {
+		const host = localHost({ name: "here", root, environment: process.env })
+		const one = new Set([comparisonOf(new Secret("one"), "hash")])
+		await keepCompared(host, { known: new Set(), compared: one })
+		expect(await readCompared(host)).toEqual(one)
+		const file = join(root, "var/lib/comfyume/digests/passwords")
+		expect((await stat(file)).mode & 0o777).toBe(0o600)
+		await chmod(file, 0o606)
+		expect(await readCompared(host)).toEqual(new Set())
+	} finally {
+		await rm(root, { recursive: true })
 	}
 })
 
