@@ -1,4 +1,5 @@
 // Checkouts: code comes from its git remote at one commit, never from a copy of a working tree.
+
 import { createHash } from "node:crypto"
 import { lstat, readdir, readFile, readlink, stat } from "node:fs/promises"
 import { basename, dirname, join } from "node:path"
@@ -6,6 +7,7 @@ import { codeOf, exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { type Command, command, withOptions } from "../host/command.ts"
 import type { LocalHost } from "../host/local.ts"
 import { lastLines } from "../host/local.ts"
+import { isThere } from "../host/presence.ts"
 import type { Secret } from "../secret.ts"
 
 export type Checkout = {
@@ -45,8 +47,8 @@ const intention = "refs/comfyume"
 /** Reads what stands at a checkout's path. Doesn't touch the network. */
 export async function readCheckout(host: LocalHost, checkout: Checkout): Promise<CheckoutState> {
 	const { path } = checkout
-	if (!(await host.test(command("test", "-e", host.path(path))))) return { state: "absent" }
-	if (!(await host.test(command("test", "-e", host.path(`${path}/.git`))))) {
+	if (!(await isThere(host.path(path)))) return { state: "absent" }
+	if (!(await isThere(host.path(`${path}/.git`)))) {
 		const { stdout } = await host.capture(command("ls", "-A", host.path(path)))
 		return stdout.trim() === ""
 			? { state: "absent" }
@@ -430,12 +432,25 @@ function withSettings(base: Command, remote = "", token?: Secret): Command {
 async function asOwner(host: LocalHost, { user }: Checkout, base: Command): Promise<Command> {
 	if (host.standIn || user === "root") return base
 	// --preserve-environment is runuser's default without --login; HOME must be the user's own for git's settings.
-	const { stdout } = await host.capture(command("getent", "passwd", user), { allowedExitCodes: [2] })
-	const home = stdout.trim().split(":")[5]
-	if (home === undefined)
-		throw new OperatorError(`there is no user ${user} on ${host.name}`, { hint: `adduser ${user}` })
+	const home = await homeOf(host, user)
 	return withOptions(command("runuser", "--user", user, "--", base.program, ...base.args), {
 		environment: { ...base.environment, HOME: home },
 		secretEnvironment: base.secretEnvironment ?? {},
 	})
+}
+
+// A checkout is asked ten things one after another, and a user's home doesn't move meanwhile.
+const homes = new WeakMap<LocalHost, Map<string, string>>()
+
+async function homeOf(host: LocalHost, user: string): Promise<string> {
+	const known = homes.get(host) ?? new Map<string, string>()
+	homes.set(host, known)
+	const before = known.get(user)
+	if (before !== undefined) return before
+	const { stdout } = await host.capture(command("getent", "passwd", user), { allowedExitCodes: [2] })
+	const home = stdout.trim().split(":")[5]
+	if (home === undefined)
+		throw new OperatorError(`there is no user ${user} on ${host.name}`, { hint: `adduser ${user}` })
+	known.set(user, home)
+	return home
 }

@@ -5,7 +5,7 @@
 import type { Finding, Report, Step } from "./step.ts"
 
 /** Enough to keep two cores and a network busy; more would only be thrown away where something is to be done. */
-const mostAtOnce = 8
+const mostAtOnce = 16
 
 export type Ahead = {
 	/** What its check has found, having told all that it tells; undefined when it must be asked now. */

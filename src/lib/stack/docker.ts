@@ -1,5 +1,5 @@
 // Docker as it is asked about the stack: few questions, each for everything at once, and its refusals in words.
-import { parse, stringify } from "yaml"
+import { parse } from "yaml"
 import { z } from "zod"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { type Command, command, withOptions } from "../host/command.ts"
@@ -28,6 +28,7 @@ export type Expected = {
 }
 
 export type Docker = {
+	/** Asked until it answers, and not again. */
 	engine(): Promise<Engine>
 	/**
 	 * All containers of these names (`comfy-…`), by name, as they are now. Questions that come while one is under way
@@ -87,15 +88,18 @@ export function dockerOf(
 		return new Map(readContainers(inspected.stdout).map((container) => [container.name, container]))
 	}
 
+	let known: Engine | undefined
 	return {
 		async engine() {
+			if (known !== undefined) return known
 			const format = '{"version":"{{.ServerVersion}}","memoryBytes":{{.MemTotal}}}'
 			const [info, version] = await Promise.all([
 				ask(["info", "--format", format]),
 				ask(["compose", "version", "--short"]),
 			])
 			const { version: engine, memoryBytes } = engineSchema.parse(JSON.parse(info.stdout))
-			return { version: engine, composeVersion: version.stdout.trim().replace(/^v/, ""), memoryBytes }
+			known = { version: engine, composeVersion: version.stdout.trim().replace(/^v/, ""), memoryBytes }
+			return known
 		},
 		look: shared(read),
 		async expected(names) {
@@ -186,15 +190,13 @@ async function textWithoutDependencies(
 	const [first, ...included] = composeFiles
 	const [whole, ...others] = await Promise.all([read(first), ...included.map(read)])
 	const services = [whole, ...others].flatMap((one) => Object.entries(one.services))
-	return stringify(
-		{
-			...whole,
-			include: undefined,
-			services: Object.fromEntries(services.map(([name, { depends_on: _, ...service }]) => [name, service])),
-			networks: Object.assign({}, ...[whole, ...others].map(({ networks }) => networks)),
-		},
-		{ version: "1.1", lineWidth: 0, aliasDuplicateObjects: false },
-	)
+	// JSON is YAML, and made in no time.
+	return JSON.stringify({
+		...whole,
+		include: undefined,
+		services: Object.fromEntries(services.map(([name, { depends_on: _, ...service }]) => [name, service])),
+		networks: Object.assign({}, ...[whole, ...others].map(({ networks }) => networks)),
+	})
 }
 
 const projectSchema = z.looseObject({

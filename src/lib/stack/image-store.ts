@@ -28,8 +28,11 @@ export function imageStore(host: Host) {
 		isThere,
 		/** The image of this name; undefined when there is none, as where there is no Docker. */
 		async find(image: string): Promise<FoundImage | undefined> {
-			if (!(await isThere())) return undefined
-			const { exitCode, stdout } = await ask(["image", "inspect", image], [1])
+			const asked = await ask(["image", "inspect", image], [1]).catch(async (error: unknown) => {
+				if (await isThere()) throw error
+			})
+			if (asked === undefined) return undefined
+			const { exitCode, stdout } = asked
 			if (exitCode === 0) {
 				const [found] = inspectedSchema.parse(JSON.parse(stdout))
 				return found && { id: found.Id, sizeBytes: found.Size }

@@ -1,5 +1,6 @@
 // Opens what a run needs: configuration, secrets, the host it works on, and the places that hold snapshots. Decides
 // whether the work is done here or on a host elsewhere.
+
 import { readFile, stat } from "node:fs/promises"
 import { hostname, userInfo } from "node:os"
 import { join } from "node:path"
@@ -16,10 +17,12 @@ import type { BucketConfiguration, Environment, HostConfiguration } from "../con
 import { loadSecrets, type Secrets, secretsFromPayload } from "../config/secrets.ts"
 import { codeOf, exitCodes, OperatorError, systemError } from "../errors.ts"
 import { readSentinel, sentinelName } from "../formats/share-sentinel.ts"
-import { command, quoteForShell } from "../host/command.ts"
+import { quoteForShell } from "../host/command.ts"
 import { readOnlyHost } from "../host/host.ts"
 import { keyringReader } from "../host/keyring.ts"
 import { type LocalHost, localHost } from "../host/local.ts"
+import { mountAt } from "../host/mounts.ts"
+import { isDirectory } from "../host/presence.ts"
 import { openDigestCache } from "../models/digest-cache.ts"
 import { Secret } from "../secret.ts"
 import { directoryStore } from "../storage/directory.ts"
@@ -289,7 +292,7 @@ async function openStores(
 	const isWanted = (name: SourceName) => from === undefined || from.includes(name) || from.includes("git")
 	const stores: Omit<Source, "trouble">[] = []
 	const local = host.path(environment.directories.local)
-	if (isWanted("local") && (await host.test(command("test", "-d", local))))
+	if (isWanted("local") && (await isDirectory(local)))
 		stores.push({ name: "local", store: directoryStore({ name: "local", directory: local }) })
 	if (isWanted("share") && environment.share !== undefined)
 		stores.push({ name: "share", store: openShareBackups(host, environment.share) })
@@ -441,24 +444,14 @@ export async function requireMountPoint(
 	mountPoint: string = shareDirectory(host, share)[0],
 ): Promise<void> {
 	if (share.filesystem === "directory") {
-		if (await host.test(command("test", "-d", mountPoint))) return
+		if (await isDirectory(mountPoint)) return
 		throw new OperatorError(`the share's directory ${mountPoint} does not exist`, {
 			exitCode: exitCodes.unreachable,
 			// Made by hand it would be an empty directory on the root disk, which a backup or a restore then fills.
 			hint: `ls -ld ${mountPoint}; compare share.directory in comfyume.yaml`,
 		})
 	}
-	const asked = command(
-		"findmnt",
-		"--noheadings",
-		"--raw",
-		"--output",
-		"FSTYPE,SOURCE",
-		"--mountpoint",
-		mountPoint,
-	)
-	const { stdout } = await host.capture(asked, { allowedExitCodes: [1] })
-	const [found = "", source = ""] = stdout.trim().split(" ")
+	const { filesystem: found = "", source = "" } = (await mountAt(mountPoint)) ?? {}
 	const hint = share.mount.whole
 	if (found === "")
 		throw new OperatorError(`the share is not mounted at ${mountPoint}`, {

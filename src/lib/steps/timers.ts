@@ -1,7 +1,9 @@
 // What runs by itself is set and taken away: systemd timers, or lines for cron where there is no systemd.
+
 import { dirname } from "node:path"
 import { exitCodes, OperatorError } from "../errors.ts"
 import { command } from "../host/command.ts"
+import { isDirectory, isExecutable } from "../host/presence.ts"
 import { needed, type Step, satisfied } from "../plan/step.ts"
 import { diffLines } from "../stack/diff.ts"
 import type { StepContext } from "./context.ts"
@@ -11,8 +13,7 @@ type Where = Pick<StepContext, "host" | "hostConfiguration">
 
 /** What starts timers on this machine. An installed systemd that isn't running starts nothing. */
 export async function timersBy({ host }: Where): Promise<"systemd" | "cron"> {
-	const runs = await host.test(command("test", "-d", host.path("/run/systemd/system")))
-	return runs ? "systemd" : "cron"
+	return (await isDirectory(host.path("/run/systemd/system"))) ? "systemd" : "cron"
 }
 
 /**
@@ -22,7 +23,7 @@ export async function timersBy({ host }: Where): Promise<"systemd" | "cron"> {
  */
 export async function requireRunnable({ host, environment, hostConfiguration }: StepContext): Promise<void> {
 	const missing = (what: string, hint: string) => new OperatorError(what, { hint })
-	if (!(await host.test(command("test", "-x", host.path(program)))))
+	if (!(await isExecutable(host.path(program))))
 		throw missing(`${program} is missing`, `ln -s /opt/comfyume/*/bin/comfyume ${program}`)
 	const names = `${environment.name} ${hostConfiguration.name}`
 	const say = `on the host: echo '${names}' >/etc/comfyume/environment`
@@ -31,7 +32,7 @@ export async function requireRunnable({ host, environment, hostConfiguration }: 
 		[yaml, `put the configuration there: install -D -m 644 comfyume.yaml ${yaml}`],
 		[own, say],
 	] as const)
-		if (!(await host.test(command("test", "-s", host.path(path)))))
+		if (((await host.read(path))?.length ?? 0) === 0)
 			throw missing(`${path} is missing: the timer's runs would not know what they are about`, hint)
 	const said = (await host.read(own))?.toString().trim().split(/\s+/) ?? []
 	if (said[0] !== environment.name || (said[1] ?? hostConfiguration.name) !== hostConfiguration.name)

@@ -1,5 +1,6 @@
 // Who gets in: the operators' keys, first of all that is done to a fresh machine. A run that dies halfway must leave a
 // machine that can be repaired from elsewhere.
+
 import { constants } from "node:fs"
 import { type FileHandle, lstat, open, rename, rm } from "node:fs/promises"
 import { join } from "node:path"
@@ -8,6 +9,7 @@ import { missingKeys, withKeys } from "../../formats/authorized-keys.ts"
 import { command } from "../../host/command.ts"
 import { type HoldOptions, holdDirectory, setPermissions } from "../../host/held-directory.ts"
 import type { LocalHost } from "../../host/local.ts"
+import { isDirectory } from "../../host/presence.ts"
 import { type Finding, needed, type Step, satisfied } from "../../plan/step.ts"
 import type { StepContext } from "../context.ts"
 
@@ -88,7 +90,7 @@ async function findAccount(host: LocalHost, user: string): Promise<Account | und
 	})
 	if (exitCode !== 0) return undefined
 	const [, , uid, gid, , home = ""] = stdout.trim().split(":")
-	if (!(await host.test(command("test", "-d", host.path(home)))))
+	if (!(await isDirectory(host.path(home))))
 		throw new OperatorError(`${home}, the home directory of ${user}, is not there`, {
 			hint: `mkhomedir_helper ${user}`,
 		})

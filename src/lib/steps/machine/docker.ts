@@ -4,6 +4,7 @@
 import { stackOf } from "../../config/environment.ts"
 import { OperatorError } from "../../errors.ts"
 import { command } from "../../host/command.ts"
+import { isDirectory } from "../../host/presence.ts"
 import { type Finding, needed, type Step, satisfied } from "../../plan/step.ts"
 import { dockerOf } from "../../stack/docker.ts"
 import type { StepContext } from "../context.ts"
@@ -14,7 +15,7 @@ const unit = "docker.service"
 /** The engine answers, is new enough, and starts by itself at the next boot. */
 export function dockerIsThere({ host, environment }: StepContext): Step {
 	const docker = dockerOf(host, stackOf(environment).directory)
-	const systemd = () => host.test(command("test", "-d", host.path("/run/systemd/system")))
+	const systemd = () => isDirectory(host.path("/run/systemd/system"))
 	const isOff = async (verb: "is-active" | "is-enabled") =>
 		!(await host.test(command("systemctl", verb, "--quiet", unit)))
 	return {

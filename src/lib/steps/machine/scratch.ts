@@ -1,5 +1,6 @@
 // The scratch disk: fast, local, and worth nothing once the work is done. It is formatted only where there is nothing at
 // all on it and the operator names it; what holds something is never touched.
+
 import { realpath } from "node:fs/promises"
 import { join } from "node:path"
 import { stackOf } from "../../config/environment.ts"
@@ -7,6 +8,7 @@ import { exitCodes, OperatorError } from "../../errors.ts"
 import type { FstabEntry } from "../../formats/fstab.ts"
 import { command, withOptions } from "../../host/command.ts"
 import type { LocalHost } from "../../host/local.ts"
+import { mountAt } from "../../host/mounts.ts"
 import { type Finding, needed, type Step, satisfied } from "../../plan/step.ts"
 import type { StepContext } from "../context.ts"
 import { contentOf, deviceNumber, refuseSystemDisk } from "./block-device.ts"
@@ -66,16 +68,10 @@ export function scratchIsMounted(context: StepContext, formatScratch: string | u
 
 /** @throws {OperatorError} (8) when another device is mounted there, or this one with another file system */
 async function isMounted(host: LocalHost, scratch: Scratch): Promise<boolean> {
-	const { stdout } = await host.capture(
-		command(
-			...(["findmnt", "--noheadings", "--raw", "--output"] as const),
-			...["MAJ:MIN,FSTYPE,SOURCE", "--mountpoint", scratch.path],
-		),
-		{ allowedExitCodes: [1] },
-	)
-	const [number = "", type = "", source = ""] = stdout.trim().split("\n").at(-1)?.split(" ") ?? []
-	if (number === "") return false
+	const found = await mountAt(host.path(scratch.path))
+	if (found === undefined) return false
 	await requireDevice(host, scratch)
+	const { device: number, filesystem: type, source } = found
 	if (number === (await deviceNumber(host, scratch.device)) && type === "ext4") return true
 	throw new OperatorError(
 		`${scratch.path} is ${source} (${type}), and the scratch disk is expected to be ${scratch.device} (ext4)`,

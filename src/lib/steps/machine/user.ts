@@ -1,7 +1,9 @@
 // The platform's own user on the host: whose home and checkouts come back, and who works on the machine.
+
 import { exitCodes, OperatorError } from "../../errors.ts"
 import { command } from "../../host/command.ts"
 import type { LocalHost } from "../../host/local.ts"
+import { isExecutable } from "../../host/presence.ts"
 import { type Finding, needed, type Step, satisfied } from "../../plan/step.ts"
 import type { StepContext } from "../context.ts"
 
@@ -63,7 +65,7 @@ async function whatIsWrong(host: LocalHost, user: string): Promise<Wrong[]> {
 		return [{ because, mend }]
 	}
 	const [, , id = "", , , home = "", current = ""] = stdout.trim().split(":")
-	const hasShell = await host.test(command("test", "-x", shell))
+	const hasShell = await isExecutable(host.path(shell))
 	const groups = await groupsOf(host, user)
 	const hasDocker = await host.test(command("getent", "group", dockerGroup))
 	const owner = (
