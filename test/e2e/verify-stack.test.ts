@@ -27,7 +27,7 @@ const lines = [
 	...["certificate", "served", "extensions", "host-nginx"],
 ]
 /** What waits when the containers are not right, and when the door is not. */
-const behindContainers = ["redis", "door", "queue", "users", "served", "extensions"]
+const behindContainers = ["users", "extensions"]
 const behindDoor = ["queue", "users", "served"]
 
 /** Puts back what was broken. */
@@ -254,7 +254,7 @@ describeWith("docker", "the stack's lines of the checklist", () => {
 		},
 		{
 			what: "everybody is lost",
-			failed: ["files", "containers"],
+			failed: ["files", "containers", "queue"],
 			blocked: behindContainers,
 			says: /^nobody is in the roster$/,
 			also: /^nobody is in the roster$/,
@@ -358,7 +358,7 @@ describeWith("docker", "the stack's lines of the checklist", () => {
 			what: "the door stands open",
 			failed: ["door"],
 			blocked: behindDoor,
-			says: /^\/user001\/ 200, not 401; \/user001\/ \(wrong password\) 200, not 401$/,
+			says: /^\/user001\/ 200, not 401; \/admin\/ 200, not 401; \/user001\/ \(wrong password\) 200, not 401$/,
 			breaking: () =>
 				doorChanged(
 					(text) => text.replaceAll("auth_request /_comfyume/check;", ""),
@@ -435,6 +435,19 @@ describeWith("docker", "the stack's lines of the checklist", () => {
 				return changed(world.path("certificates/key.pem"), () =>
 					readFileSync(world.path("another/key.pem"), "utf8"),
 				)
+			},
+		},
+		{
+			what: "a stand-in's certificate has ended",
+			failed: ["certificate"],
+			blocked: ["served"],
+			says: /^it ended on \d{4}-/,
+			breaking: async () => {
+				const cert = world.path("certificates/cert.pem")
+				const key = world.path("certificates/key.pem")
+				const ended = world.path("ended.pem")
+				await run("openssl", ["x509", "-in", cert, "-signkey", key, "-days", "-1", "-out", ended])
+				return changed(cert, () => readFileSync(ended, "utf8"))
 			},
 		},
 		{

@@ -25,12 +25,38 @@ describeWith("docker", "the whole server", () => {
 
 	const shell = async (server: Instance, script: string) =>
 		(await server.run(["sh", "-c", script], { allowedExitCodes: "any" })).stdout
+	/** What a restore would leave behind, but for comfyume itself, which a dry run puts there to look with. */
+	const traces = (server: Instance) =>
+		shell(
+			server,
+			"dpkg --list | md5sum; ls -lA /etc /etc/ssh /root /root/.ssh /home /mnt /usr/local/bin; cat /etc/fstab; docker ps --all --quiet; blkid /dev/vdb; findmnt --raw --noheadings | wc -l",
+		)
 	const of = (said: Said, outcome: string) =>
 		Object.entries(said.outcomes).flatMap(([step, ended]) => (ended === outcome ? [step] : []))
 
-	test("a first deployment, of which there is no backup, is made by one command, and verified", async () => {
+	test("a dry run on a fresh machine says what would be done, and does nothing", async () => {
 		first = await servers.freshServer("first", { images: true })
 		servers.pointAt(first)
+		const fingerprint = await servers.workshop.consoleFingerprint(first)
+		const before = await traces(first)
+		const words = ["--host-fingerprint", fingerprint, "--format-scratch", servers.scratchDevice]
+		const planned = await servers.comfyume("restore", ...words, "--first", "--dry-run")
+		expect(planned.exitCode, planned.all).toBe(0)
+		for (const step of [
+			"packages",
+			"share",
+			"scratch",
+			"tailscale-is-up",
+			"project",
+			"program",
+			"timer-backup",
+		])
+			expect(planned.outcomes[step], step).toBe("planned")
+		expect(of(planned, "applied")).toEqual([])
+		expect(await traces(first)).toBe(before)
+	})
+
+	test("a first deployment, of which there is no backup, is made by one command, and verified", async () => {
 		const fingerprint = await servers.workshop.consoleFingerprint(first)
 		const words = ["--host-fingerprint", fingerprint, "--format-scratch", servers.scratchDevice]
 		const ran = await servers.comfyume("restore", ...words, "--first")
@@ -66,10 +92,20 @@ describeWith("docker", "the whole server", () => {
 		second = await servers.freshServer("second")
 		servers.pointAt(second, identity)
 		const fingerprint = await servers.workshop.consoleFingerprint(second)
-		const ran = await servers.comfyume(
+		const words = [
 			...["restore", "--identity-is-free", "--host-fingerprint", fingerprint],
 			...["--format-scratch", servers.scratchDevice],
-		)
+		]
+		const before = await traces(second)
+		const planned = await servers.comfyume(...words, "--dry-run")
+		expect(planned.exitCode, planned.all).toBe(0)
+		expect(planned.outcomes).toMatchObject({
+			"tailscale-identity": "planned",
+			stack: "planned",
+			home: "planned",
+		})
+		expect(await traces(second)).toBe(before)
+		const ran = await servers.comfyume(...words)
 		expect(ran.exitCode, ran.all).toBe(0)
 		expect(of(ran, "failed")).toEqual([])
 		expect(inventoryOf(second)).toBe(lost)
@@ -97,6 +133,27 @@ describeWith("docker", "the whole server", () => {
 		)
 		const verified = await servers.comfyume("verify")
 		expect(verified.exitCode, verified.all).toBe(0)
+		// They were started when the mounts had been tried, and not before.
+		const units = (await shell(second, "systemctl show --property=After docker")).trim().split(/[= ]/)
+		expect(units).toEqual(expect.arrayContaining(["mnt-sfs.mount", "mnt-scratch.mount"]))
+	})
+
+	test("nothing is started while the share is not mounted", async () => {
+		await shell(second, "docker stop comfy-user002; umount -l /mnt/sfs")
+		const start = async () => {
+			const ran = await second.run(["/usr/local/bin/comfyume", "start", "--json"], {
+				allowedExitCodes: "any",
+			})
+			return saidBy(ran)
+		}
+		const refused = await start()
+		await shell(second, "mount /mnt/sfs")
+		expect(refused.exitCode).toBe(4)
+		expect(refused.because["mounts"]).toBe("the share is not mounted at /mnt/sfs")
+		expect(refused.outcomes["user002"]).toBe("blocked")
+		const started = await start()
+		expect(started.exitCode, started.all).toBe(0)
+		expect(of(started, "applied")).toEqual(["user002"])
 	})
 
 	describe("each line of the checklist, broken by hand", () => {
@@ -134,6 +191,15 @@ describeWith("docker", "the whole server", () => {
 				"share-directories",
 				"chmod 755 /mnt/sfs/outputs",
 				"chmod 1777 /mnt/sfs/outputs",
+			],
+			[
+				"Docker that waits for no mount",
+				"docker",
+				keep(
+					"/etc/systemd/system/docker.service.d/comfyume.conf",
+					"rm /etc/systemd/system/docker.service.d/comfyume.conf",
+				),
+				back("/etc/systemd/system/docker.service.d/comfyume.conf"),
 			],
 			["scratch unmounted", "scratch", "umount -l /mnt/scratch", "mount /mnt/scratch"],
 			[

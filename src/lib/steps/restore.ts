@@ -40,6 +40,11 @@ export async function planRestore(
 	const { packageRoot } = run
 	const { all, selected, parts } = await chosen(context, packageRoot, options)
 	const again = ["comfyume restore", context.spoken, spokenWords(argvOf(options))].join(" ").trimEnd()
+	if (options.first === true && (options.files !== undefined || options.into !== undefined))
+		throw new OperatorError("--first says that there is no backup, and --files takes files out of one", {
+			exitCode: exitCodes.usage,
+			hint: "leave one of them out",
+		})
 	if (options.files !== undefined || options.into !== undefined)
 		return planFiles({ ...context, ...(await context.openSources()) }, selected, options, again)
 	if (options.first === true && options.from !== undefined)

@@ -1,6 +1,7 @@
-// What must hold before any container is started: Docker answers and is new enough, the compose files are there and are
-// what the configuration says, the memory is enough.
+// What must hold before any container is started: Docker answers and is new enough, what containers write to is mounted,
+// the compose files are there and are what the configuration says, the memory is enough.
 import { exitCodes, OperatorError } from "../errors.ts"
+import { mountAt } from "../host/mounts.ts"
 import { type Finding, type Step, satisfied } from "../plan/step.ts"
 import { renderCompose, renderComposeUsers } from "../stack/compose.ts"
 import { renderComposeWorker } from "../stack/compose-worker.ts"
@@ -11,6 +12,8 @@ import { requirePlaces } from "../stack/host-places.ts"
 import { requireMemory } from "../stack/memory.ts"
 import { composePlaces, type Service } from "../stack/services.ts"
 import { readIfThere } from "../stack/write.ts"
+import type { StepContext } from "./context.ts"
+import { requireMounted } from "./open.ts"
 import type { OpenStack } from "./stack.ts"
 
 /** A step that nothing can be done about from here: what is wrong is thrown by its check. */
@@ -61,6 +64,26 @@ export function isOlder(version: string, least: readonly number[]): boolean {
 		if (part < needed) return true
 	}
 	return false
+}
+
+/**
+ * What containers write to is mounted, and is this environment's: unmounted, a place is an empty directory of the root
+ * disk, which their files would fill. Undefined where nothing is to be mounted.
+ */
+export function mountsAreThere({ host, environment, spoken }: StepContext): Step | undefined {
+	const { share, scratch } = environment
+	const disk = host.standIn ? undefined : scratch
+	if (share === undefined && disk === undefined) return undefined
+	return precondition("mounts", "Share and scratch disk", async (): Promise<Finding> => {
+		if (share !== undefined) await requireMounted(host, share)
+		if (disk !== undefined && (await mountAt(disk.path)) === undefined)
+			throw new OperatorError(`the scratch disk is not mounted at ${disk.path}`, {
+				exitCode: exitCodes.unreachable,
+				hint: `mount ${disk.path}; or: comfyume restore ${spoken} --only machine`,
+			})
+		const places = [share?.mountPoint, disk?.path].filter((path) => path !== undefined)
+		return satisfied(`mounted: ${places.join(" and ")}`)
+	})
 }
 
 /** The compose files are what the configuration and the roster come to. */

@@ -160,9 +160,15 @@ async function answers(starting: Starting): Promise<void> {
 export const leavesHost = async (starting: Starting): Promise<boolean> =>
 	starting.open.stack.hasNginx && (await hostNginx(starting).inTheWay()) !== undefined
 
-/** How the machine's own nginx is. */
-export const hostNginxState = (context: StepContext, open: OpenStack): Promise<HostState> =>
-	hostNginx({ context, open }).state()
+/** How the machine's own nginx is, and whether a container could have the ports. */
+export async function hostNginxState(
+	context: StepContext,
+	open: OpenStack,
+): Promise<HostState & { inTheWay: string | undefined }> {
+	const own = hostNginx({ context, open })
+	const [state, inTheWay] = await Promise.all([own.state(), own.inTheWay()])
+	return { ...state, inTheWay }
+}
 
 type HostState = { active: boolean; enabled: boolean; linked: boolean; loadedLater: boolean }
 

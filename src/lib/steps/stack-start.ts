@@ -10,7 +10,7 @@ import { spokenWords } from "./heal-options.ts"
 import { once } from "./open.ts"
 import { type OpenStack, requireRendered, servicesNamed } from "./stack.ts"
 import { containerTitle, restartContainer, type Starting, startContainer } from "./stack-container.ts"
-import { composeFiles, dockerAnswers, memoryIsEnough } from "./stack-engine.ts"
+import { composeFiles, dockerAnswers, memoryIsEnough, mountsAreThere } from "./stack-engine.ts"
 import { type ImageOptions, imageStepId, imageSteps } from "./stack-images.ts"
 import { leavesHost, nginxStep } from "./stack-nginx.ts"
 
@@ -41,8 +41,10 @@ export async function planStart(context: StepContext, open: OpenStack, options: 
 		? [certificateToStartWith({ context, stack: open.stack, docker: open.docker })]
 		: []
 	const builds = options.build === undefined ? [] : imageSteps(context, open.stack, options.build)
+	const mounts = mountsAreThere(context)
+	const first = ["docker", ...(mounts === undefined ? [] : [mounts.id]), "files", "memory"]
 	const needs = (service: Service) => [
-		...["docker", "files", "memory"],
+		...first,
 		...builds.filter(({ id }) => id === imageOf(open.stack, service)).map(({ id }) => id),
 		...(switching ? ["nginx"] : []),
 		...service.after.filter((name) => isIn(wanted, name)),
@@ -72,7 +74,8 @@ export async function planStart(context: StepContext, open: OpenStack, options: 
 					...(switching ? {} : { lane: "door" }),
 					lasting: true,
 					requires: [
-						...["docker", "files", "memory", "certificate-there"],
+						...first,
+						"certificate-there",
 						...(switching ? [] : ["queue-manager", "auth-gate"].filter((name) => isIn(wanted, name))),
 					],
 				},
@@ -89,6 +92,7 @@ export async function planStart(context: StepContext, open: OpenStack, options: 
 		place: context.place,
 		steps: [
 			dockerAnswers(open.docker),
+			...(mounts === undefined ? [] : [mounts]),
 			composeFiles(open, context.spoken),
 			memoryIsEnough(open.docker, open.services, wanted, context.spoken),
 			...builds.map((step) => ({ ...step, requires: [...(step.requires ?? []), "docker"] })),
@@ -151,6 +155,7 @@ export function planRestart(
 	requireRendered(open, context.spoken)
 	const starting = startingOf(context, open, { deadlineMs })
 	const services = servicesNamed(open.services, named)
+	const mounts = mountsAreThere(context)
 	return {
 		command: "restart",
 		environment: context.environment.name,
@@ -158,13 +163,14 @@ export function planRestart(
 		place: context.place,
 		steps: [
 			dockerAnswers(open.docker),
+			...(mounts === undefined ? [] : [mounts]),
 			composeFiles(open, context.spoken),
 			...services.map(
 				(service, index): Step => ({
 					id: service.name,
 					title: containerTitle(service),
 					...(service.user ? { lane: `users ${index % 5}` } : {}),
-					requires: ["docker", "files"],
+					requires: ["docker", ...(mounts === undefined ? [] : [mounts.id]), "files"],
 					...restartContainer(starting, service),
 				}),
 			),

@@ -152,10 +152,11 @@ export const doorLine = (context: StepContext, open: OpenStack): Step => {
 		["/health", [200]],
 		["/health/ping", [200]],
 		[`/${user}/`, [401]],
+		["/admin/", [401]],
 		// The gate has had enough wrong ones lately, of checklists too: it refuses all the same.
 		[`/${user}/`, [401, 429], { name: user, password: new Secret("surely-not-the-password") }],
 	]
-	const asked = `${whereOf(asking)}: /, /health, /${user}/ without and with a wrong password`
+	const asked = `${whereOf(asking)}: /, /health, /admin/, /${user}/ without and with a wrong password`
 	return line("door", "the door", asked, async () => {
 		const answers = await Promise.all(
 			wanted.map(async ([path, allowed, as]) => ({
@@ -319,15 +320,19 @@ export const extensionsLine = (context: StepContext, open: OpenStack): Step =>
 		},
 	)
 
-/** Where the container's nginx serves, the machine's own is off, also after a boot. */
+/** Where the container's nginx serves, the machine's own doesn't hold its ports, also after a boot. */
 export const hostNginxLine = (context: StepContext, open: OpenStack): Step =>
 	line("host-nginx", "the machine's own nginx", "systemctl is-active, is-enabled nginx", async () => {
-		const { active, enabled } = await hostNginxState(context, open)
-		const wanted = !open.stack.hasNginx
-		if (active === wanted && enabled === wanted)
-			return satisfied(wanted ? "on: it serves" : "off: the container serves")
+		const { active, enabled, inTheWay } = await hostNginxState(context, open)
+		const hint = `comfyume start ${context.spoken} --only nginx`
+		if (open.stack.hasNginx) {
+			if (inTheWay !== undefined) return needed(inTheWay, hint)
+			// Somebody may serve something else with it, at other ports.
+			return satisfied(active ? "on, at other ports: the container serves" : "off: the container serves")
+		}
+		if (active && enabled) return satisfied("on: it serves")
 		return needed(
 			`it is ${active ? "running" : "not running"}, and ${enabled ? "would" : "would not"} come up at the next boot`,
-			`comfyume start ${context.spoken} --only nginx`,
+			hint,
 		)
 	})

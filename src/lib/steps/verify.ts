@@ -12,7 +12,7 @@ import { certificateRight, certificateServed } from "./certificates.ts"
 import { checkoutOf } from "./checkout.ts"
 import type { StepContext } from "./context.ts"
 import { hostKeysOnTheWire, tailscaleIsUp } from "./identity.ts"
-import { operatorsAreIn } from "./machine/access.ts"
+import { operatorsAreIn, operatorsReachUser } from "./machine/access.ts"
 import { dockerIsThere } from "./machine/docker.ts"
 import { envFilesAreRight } from "./machine/env-files.ts"
 import { jailIsLive } from "./machine/fail2ban.ts"
@@ -67,6 +67,7 @@ const asked: Readonly<Record<string, string>> = {
 	packages: "dpkg-query --show",
 	docker: "docker info; docker compose version",
 	access: "/root/.ssh/authorized_keys",
+	"user-access": "the user's .ssh/authorized_keys",
 	share: "findmnt; /etc/fstab",
 	"share-sentinel": "the file ENVIRONMENT on the share",
 	"share-directories": "stat; test -w as user 1000",
@@ -101,6 +102,7 @@ export async function verifySteps(context: StepContext, verifying: Verifying): P
 
 /** What truly follows from another line's fault is not told as a fault of its own. */
 const follows: Readonly<Record<string, readonly string[]>> = {
+	"user-access": ["user-complete"],
 	"share-sentinel": ["share"],
 	"share-directories": ["share", "share-sentinel"],
 	"models-share": ["share", "share-sentinel"],
@@ -112,10 +114,11 @@ const follows: Readonly<Record<string, readonly string[]>> = {
 	containers: ["docker"],
 	restarts: ["containers"],
 	extensions: ["containers"],
-	redis: ["containers"],
+	// One frontend that is down says nothing of the door and of Redis, which answer for themselves.
+	redis: ["docker"],
+	door: ["docker"],
 	queue: ["door", "redis"],
-	door: ["containers"],
-	users: ["door"],
+	users: ["door", "containers"],
 	served: ["door", "certificate"],
 }
 
@@ -167,6 +170,7 @@ function machineLines(context: StepContext, { artifacts, configuration, secrets 
 		packagesAreThere(context),
 		dockerIsThere(context),
 		operatorsAreIn(context),
+		operatorsReachUser(context),
 		...(share === undefined
 			? []
 			: [shareIsMounted(context), shareIsOurs(context), shareDirectories(context)]),

@@ -10,6 +10,7 @@ import type { Report, Step } from "../../../src/lib/plan/step.ts"
 import type { StepContext } from "../../../src/lib/steps/context.ts"
 import { tailscaleIsUp } from "../../../src/lib/steps/identity.ts"
 import { refuseSystemDisk } from "../../../src/lib/steps/machine/block-device.ts"
+import { mountUnit, orderAfter } from "../../../src/lib/steps/machine/docker.ts"
 import { firewallIsExact } from "../../../src/lib/steps/machine/firewall.ts"
 import { packagesFor } from "../../../src/lib/steps/machine/packages.ts"
 import { entryOf } from "../../../src/lib/steps/machine/share.ts"
@@ -71,6 +72,18 @@ test("the share's line has the options of the mount command, and lets the machin
 		"nfs.example.test:/x /mnt/sfs nfs4 nofail,_netdev 0 0",
 	)
 	expect(lineFor("mount --bind /outside /mnt/sfs")).toBe("/outside /mnt/sfs none bind,nofail,_netdev 0 0")
+})
+
+test("a mount's unit is called as systemd calls it", () => {
+	// Each by `systemd-escape --path --suffix=mount`.
+	expect(["/mnt/sfs", "/mnt/a b-c/", "/mnt/.x", "/.x/y", "/mnt//é"].map(mountUnit)).toEqual([
+		"mnt-sfs.mount",
+		"mnt-a\\x20b\\x2dc.mount",
+		"mnt-.x.mount",
+		"\\x2ex-y.mount",
+		"mnt-\\xc3\\xa9.mount",
+	])
+	expect(orderAfter(["/mnt/sfs", "/mnt/scratch"])).toContain("After=mnt-sfs.mount mnt-scratch.mount\n")
 })
 
 describe("the system's disk", () => {

@@ -2,6 +2,7 @@
 import { lstat, readlink, symlink } from "node:fs/promises"
 import { stamp } from "../../artifacts/snapshot.ts"
 import { exitCodes, OperatorError } from "../../errors.ts"
+import { isExecutable } from "../../host/presence.ts"
 import { needed, type Step, satisfied } from "../../plan/step.ts"
 import type { StepContext } from "../context.ts"
 import { program } from "../timer-files.ts"
@@ -79,13 +80,13 @@ export function programIsInstalled({ host }: StepContext, packageRoot: string): 
 				return found === wanted
 					? satisfied(`it leads to ${root}`)
 					: needed(found === undefined ? `there is no ${program}` : `it leads to ${found}, another release`)
-			if (found !== undefined) return satisfied(`it leads to ${found}; this run's is the clone in ${root}`)
-			throw new OperatorError(
-				`there is no ${program}, and this comfyume is a clone, which timers must not run`,
-				{
-					hint: "run it from elsewhere, which puts a release here; or: npm run release, and unpack it below /opt/comfyume",
-				},
-			)
+			if (found !== undefined && (await isExecutable(host.path(found))))
+				return satisfied(`it leads to ${found}; this run's is the clone in ${root}`)
+			const what =
+				found === undefined ? `there is no ${program}` : `${program} leads to ${found}, where nothing is`
+			throw new OperatorError(`${what}, and this comfyume is a clone, which timers must not run`, {
+				hint: "run it from elsewhere, which puts a release here; or: npm run release, and unpack it below /opt/comfyume",
+			})
 		},
 		apply: async () => {
 			const partial = `${program}.partial`
