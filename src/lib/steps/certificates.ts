@@ -65,11 +65,11 @@ const isLate = (leaf: Certificate, now: Date) =>
 
 /** Why a browser would refuse it; undefined when it would not. */
 function whyRefused({ leaf, problem }: Chain, domain: string, now: Date): string | undefined {
-	if (!leaf.covers(domain)) return `it is for ${leaf.names.join(", ") || "no name"}, and not for ${domain}`
 	if (leaf.until <= now) return `it ended on ${dateOf(leaf.until)}`
 	if (leaf.from > now) return `it begins on ${dateOf(leaf.from)}: is this machine's clock right?`
-	// The last: for a rehearsal it is the one thing that may be wrong.
+	// Behind those two: a rehearsal may have a self-signed one, and no old one.
 	if (leaf.selfSigned) return "it is self-signed: no browser trusts it"
+	if (!leaf.covers(domain)) return `it is for ${leaf.names.join(", ") || "no name"}, and not for ${domain}`
 	return problem
 }
 

@@ -4,13 +4,20 @@ import type { SnapshotArtifact } from "../artifacts/catalogue.ts"
 import { anyConcerns, findCandidates } from "../artifacts/chain.ts"
 import { labelOf, sourcesOf } from "../artifacts/source.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
-import { type Step, satisfied } from "../plan/step.ts"
+import { needed, type Step, satisfied } from "../plan/step.ts"
 import type { StepContext } from "./context.ts"
 
 export const firstDeploymentStep = "never-backed-up"
 
-/** Every place of snapshots answers, and none has one of this host; of the older scripts' neither. */
-export function neverBackedUp(context: StepContext, artifacts: readonly SnapshotArtifact[]): Step {
+/**
+ * Every place of snapshots answers, and none has one of this host; of the older scripts' neither.
+ * @param options.mounts an earlier step mounts the share; in a dry run it isn't there to be asked yet
+ */
+export function neverBackedUp(
+	context: StepContext,
+	artifacts: readonly SnapshotArtifact[],
+	{ dryRun, mounts }: { dryRun: boolean; mounts: boolean },
+): Step {
 	const { environment, hostConfiguration, sources, spoken } = context
 	const { name } = hostConfiguration
 	const wanted = { environment: environment.name, host: name, spoken, allowUnverified: true }
@@ -31,7 +38,12 @@ export function neverBackedUp(context: StepContext, artifacts: readonly Snapshot
 				)
 			}
 			// Asked last: a listing that failed is known by now.
-			const silent = sources.find(({ trouble }) => trouble !== undefined)
+			const silents = sources.filter(({ trouble }) => trouble !== undefined)
+			const isToCome = ({ name, trouble }: (typeof silents)[number]) =>
+				dryRun && mounts && name === "share" && trouble?.exitCode === exitCodes.unreachable
+			const silent = silents.find((source) => !isToCome(source))
+			if (silent === undefined && silents.length > 0)
+				return needed("the share is asked when it is mounted; of what answers now, nobody has anything of it")
 			if (silent?.trouble !== undefined)
 				throw new OperatorError(
 					`nobody can tell whether ${name} was ever backed up: ${labelOf(silent)} can't be asked: ${silent.trouble.message}`,

@@ -77,7 +77,7 @@ export async function planRestore(
 		// Models have no dates: they are what they are, or they are not.
 		const dated = options.at === undefined && snapshots.length > 0
 		const judged = first
-			? [neverBackedUp(here, all.filter(isSnapshot))]
+			? [neverBackedUp(here, all.filter(isSnapshot), { dryRun: run.dryRun, mounts: machine })]
 			: dated
 				? [backupsAreFresh(here, all.filter(isSnapshot), again, { everything: options.only.length === 0 })]
 				: []

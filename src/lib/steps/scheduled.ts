@@ -18,6 +18,9 @@ import { clearWork, type Held, heldKey, type StepContext, workDirectory } from "
 import { destinationsOf, isNotHere, scheduleOf } from "./destinations.ts"
 import { compareModels } from "./new-models.ts"
 
+/** How far a record is dated on where its second is taken. */
+const mostSecondsLater = 10
+
 export type Due = {
 	isDue(artifact: Artifact): boolean
 	/** Where a snapshot is due. A destination that can't be asked is due: its failure must show. */
@@ -131,27 +134,30 @@ function confirm(
 			return count === 0 ? satisfied("nothing is left to note") : needed(`${count} are unchanged`)
 		},
 		apply: async () => {
-			const at = now()
 			const owner = { environment: environment.name, host: hostConfiguration.name }
-			const record: Confirmation = {
-				version: 1,
-				kind: "unchanged",
-				comfyume,
-				...owner,
-				at: at.toISOString(),
-				unchanged: await unconfirmed(),
-			}
+			const unchanged = await unconfirmed()
 			const file = `${workDirectory}/unchanged.json`
-			try {
-				await host.files.makeDirectory(workDirectory, 0o700)
+			/** False where one of that second stands there: two of R2's places may be one bucket, and share a run's second. */
+			const note = async (at: Date) => {
+				const record: Confirmation = {
+					...{ version: 1, kind: "unchanged", comfyume, ...owner, at: at.toISOString(), unchanged },
+				}
 				await host.write(file, renderConfirmation(record), { mode: 0o600 })
 				const facts = await digestFile(host.path(file))
 				const put = { ...facts, ifAbsent: true as const, signal }
-				const key = confirmationKey(owner, at)
-				if ((await destination.store.put(key, host.path(file), put)) === "already-there")
-					throw new OperatorError(`${key} stands on ${destination.name} already`, {
-						hint: "date -u   # two runs within one second, or a clock that was set back",
-					})
+				return (await destination.store.put(confirmationKey(owner, at), host.path(file), put)) === "stored"
+			}
+			try {
+				await host.files.makeDirectory(workDirectory, 0o700)
+				const first = now()
+				for (let seconds = 0; !(await note(new Date(first.getTime() + seconds * 1000))); seconds++)
+					if (seconds === mostSecondsLater)
+						throw new OperatorError(
+							`${confirmationKey(owner, first)} stands on ${destination.name} already`,
+							{
+								hint: "date -u   # a clock that was set back?",
+							},
+						)
 			} finally {
 				await clearWork(host)
 			}

@@ -1,6 +1,6 @@
 // Backups by their schedules, and whether they are where they should be: both asked of the destinations alone.
 import { execFileSync } from "node:child_process"
-import { readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs"
+import { mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterEach, beforeEach, describe, expect, test } from "vitest"
 import { createSandbox, type Ran, type Sandbox } from "../../support/sandbox.ts"
@@ -225,4 +225,18 @@ test("a record that was tampered with, or is another host's, confirms nothing", 
 		const asked = await status(["home"])
 		expect(rows(asked), bad).toEqual(["home share false", "home r2 true"])
 	}
+})
+
+test("where two places are one bucket, the record of the second is dated on, and none is written over", async () => {
+	sandbox.at("2026-11-21T06:17:00Z")
+	await run()
+	const directory = join(sandbox.share, "sandbox/records/backups/app-1")
+	mkdirSync(directory, { recursive: true })
+	writeFileSync(join(directory, "20261121T071700Z.json"), "of this very second\n")
+	sandbox.at("2026-11-21T07:17:00Z")
+	const unchanged = await run()
+	expect(unchanged.exitCode, said(unchanged)).toBe(0)
+	expect(unchanged.outcome("record/share"), said(unchanged)).toBe("applied")
+	expect(readFileSync(join(directory, "20261121T071700Z.json"), "utf8")).toBe("of this very second\n")
+	expect(readdirSync(directory).sort()).toEqual(["20261121T071700Z.json", "20261121T071701Z.json"])
 })

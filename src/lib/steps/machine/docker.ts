@@ -45,6 +45,10 @@ export function dockerIsThere({ host, environment }: StepContext): Step {
 	const isOrdered = async () => order === undefined || (await host.read(dropIn))?.toString() === order
 	const docker = dockerOf(host, stackOf(environment).directory)
 	const systemd = () => isDirectory(host.path("/run/systemd/system"))
+	// Not `systemctl cat`: that fails where a file of the unit was taken away and systemd doesn't know yet.
+	const isLoaded = async () =>
+		(await host.capture(command("systemctl", "show", "--property=LoadState", unit))).stdout.trim() ===
+		"LoadState=loaded"
 	const isOff = async (verb: "is-active" | "is-enabled") =>
 		!(await host.test(command("systemctl", verb, "--quiet", unit)))
 	return {
@@ -54,7 +58,7 @@ export function dockerIsThere({ host, environment }: StepContext): Step {
 			if (host.standIn && environment.stack === undefined)
 				return satisfied("a directory stands in for the machine: it has no stack and needs no Docker")
 			const answer = await requireEngine(docker).catch((error: unknown) => error)
-			const known = !host.standIn && (await systemd()) && (await host.test(command("systemctl", "cat", unit)))
+			const known = !host.standIn && (await systemd()) && (await isLoaded())
 			if (answer instanceof OperatorError) {
 				if (known && (await isOff("is-active"))) return needed(`${unit} is off`)
 				throw answer
