@@ -128,7 +128,8 @@ describeWith("acme", "the workshop's certificate", () => {
 	test("a new one that is asked for takes the old one's place on the wire", async () => {
 		await comfyume("issue")
 		const before = await served()
-		expect((await comfyume("renew", "--force")).exitCode).toBe(0)
+		const renewed = await comfyume("renew", "--force")
+		expect(renewed.exitCode, renewed.stderr).toBe(0)
 		expect(await served()).not.toBe(before)
 		expect(await served()).toBe(fingerprint())
 		expect(existsSync(at("certificates/cert.pem.bak"))).toBe(true)
