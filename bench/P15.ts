@@ -1,6 +1,7 @@
 // P15: a restore over SSH of a server on which all is in place, with 50 ms to it and back: the whole process on the
 // operator's machine, from its start to its exit. Round trips are commands that sshd was asked to run; what connecting
 // takes (TCP, key exchange, login) is told beside them.
+import { execFileSync } from "node:child_process"
 import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { interleave, median, publish } from "./support/measure.ts"
@@ -11,7 +12,6 @@ const roundTripMs = 50
 
 const { servers, server: instance } = await makeServer()
 await using _servers = servers
-await must(servers.comfyume("restore"))
 
 // sshd says which commands it runs, one line each.
 await instance.run([
@@ -26,6 +26,8 @@ writeFileSync(
 	configuration,
 	text.replace(`address: ${instance.address}`, `address: 127.0.0.1\n        port: ${link.port}`),
 )
+// The host gets this configuration too; then all is in place.
+await must(servers.comfyume("restore"))
 const commandsSoFar = async () => {
 	const { stdout } = await instance.run(["journalctl", "--unit", "ssh", "--output", "cat"])
 	return stdout.split("\n").filter((line) => line.startsWith("Starting session: command")).length
@@ -42,7 +44,12 @@ const run = async () => {
 	const applied = Object.entries(said.outcomes).filter(([, outcome]) => outcome !== "satisfied")
 	if (applied.length > 0) throw new Error(`where all is in place: ${JSON.stringify(applied)}`)
 }
-const runsMs = await interleave({ restore: { run } })
+// The firewall turns away who logs in more than six times in half a minute; written to, it forgets.
+const logins = "/proc/net/xt_recent/DEFAULT"
+const before = () => instance.run(["sh", "-c", `[ ! -e ${logins} ] || echo / >${logins}`])
+// What making the server has written is on the disk before anything is measured.
+execFileSync("sync")
+const runsMs = await interleave({ restore: { before, run } })
 publish(
 	"P15",
 	`restore when all is in place, ${roundTripMs} ms to the host and back`,
