@@ -24,11 +24,15 @@ export function neverBackedUp(
 	return {
 		id: firstDeploymentStep,
 		title: `${name} has never been backed up`,
-		async check() {
+		async check(report) {
+			const others = new Set<string>()
 			for (const artifact of artifacts) {
 				const places = sourcesOf(context, artifact)
 				const candidates = await findCandidates(places, artifact, wanted)
-				if (!(await anyConcerns(name, candidates)) && !candidates.some(({ older }) => older)) continue
+				if (!(await anyConcerns(name, candidates)) && !candidates.some(({ older }) => older)) {
+					if (candidates.length > 0) others.add(artifact.name)
+					continue
+				}
 				throw new OperatorError(
 					`there are backups of ${artifact.name}, the newest of ${candidates[0]?.name.takenAt.toISOString()}: this is no first deployment`,
 					{
@@ -37,6 +41,10 @@ export function neverBackedUp(
 					},
 				)
 			}
+			if (others.size > 0)
+				report.note(
+					`${environment.name} has backups of other hosts (${[...others].join(", ")}): if ${name} is one of them under a new name, stop, and restore it under its old one`,
+				)
 			// Asked last: a listing that failed is known by now.
 			const silents = sources.filter(({ trouble }) => trouble !== undefined)
 			const isToCome = ({ name, trouble }: (typeof silents)[number]) =>

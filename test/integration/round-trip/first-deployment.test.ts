@@ -50,6 +50,16 @@ test("a server that has backups is never deployed as if it had none", async () =
 	expect(existsSync(join(fresh, "home/dev/project"))).toBe(false)
 })
 
+test("backups of another host are no reason against it, and are said: it may be this one under its old name", async () => {
+	const other = await sandbox.fillServer("other", "app-2")
+	await sandbox.backup(other, { only: ["fail2ban"] })
+	const fresh = await sandbox.freshServer("fresh")
+	const ran = await sandbox.restore(fresh, { first: true })
+	expect(because(ran, "never-backed-up")).toBe("share and r2 have nothing of it")
+	const notes = ran.events.flatMap((event) => (event.event === "note" ? [event.text] : []))
+	expect(notes.join("\n")).toMatch(/sandbox has backups of other hosts \(fail2ban\): if app-1 is one of them/)
+})
+
 test("nor is one of which nobody can tell, because a place of backups can't be asked", async () => {
 	const fresh = await sandbox.freshServer("fresh")
 	rmSync(sandbox.share, { recursive: true })
