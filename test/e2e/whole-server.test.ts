@@ -10,6 +10,8 @@ import { authKey, openWholeServers, type Said, saidBy, type WholeServers } from 
 import { type Identity, inventoryOf } from "../support/workshop.ts"
 
 const users = ["user001", "user002", "user003"]
+/** All containers that users and services have: Redis, queue manager, auth gate, admin, nginx. */
+const untilHealthy = `for _ in $(seq 600); do [ $(docker ps --filter health=healthy --quiet | wc -l) -ge ${users.length + 5} ] && break; sleep 0.2; done`
 
 describeWith("docker", "the whole server", () => {
 	let servers: WholeServers
@@ -127,10 +129,7 @@ describeWith("docker", "the whole server", () => {
 		await waitForDocker(second)
 		await shell(second, "for _ in $(seq 600); do systemctl is-active --quiet ssh && break; sleep 0.2; done")
 		// The containers come by themselves; they are given the time that their health checks take.
-		await shell(
-			second,
-			"for _ in $(seq 600); do [ $(docker ps --filter health=healthy --quiet | wc -l) -ge 8 ] && break; sleep 0.2; done",
-		)
+		await shell(second, untilHealthy)
 		const verified = await servers.comfyume("verify")
 		expect(verified.exitCode, verified.all).toBe(0)
 		// They were started when the mounts had been tried, and not before.
@@ -191,6 +190,12 @@ describeWith("docker", "the whole server", () => {
 				"share-directories",
 				"chmod 755 /mnt/sfs/outputs",
 				"chmod 1777 /mnt/sfs/outputs",
+			],
+			[
+				"an nginx of the machine's own that would take the ports at the next boot",
+				"host-nginx",
+				`mkdir -p /etc/nginx/conf.d; ln -s ${stack}/nginx/host.conf /etc/nginx/conf.d/comfyume.conf; printf '[Service]\\nExecStart=/bin/true\\n[Install]\\nWantedBy=multi-user.target\\n' >/etc/systemd/system/nginx.service; systemctl daemon-reload; systemctl enable nginx`,
+				"systemctl disable nginx; rm /etc/nginx/conf.d/comfyume.conf /etc/systemd/system/nginx.service; systemctl daemon-reload",
 			],
 			[
 				"Docker that waits for no mount",
@@ -265,12 +270,17 @@ describeWith("docker", "the whole server", () => {
 				"docker tag nginx:1.28-alpine kept:1 && docker rmi --force nginx:1.28-alpine",
 				"docker tag kept:1 nginx:1.28-alpine && docker rmi kept:1",
 			],
-			["a container stopped", "containers", "docker stop comfy-user002", "docker start comfy-user002"],
+			[
+				"a container stopped",
+				"containers",
+				"docker stop comfy-user002",
+				`docker start comfy-user002; ${untilHealthy}`,
+			],
 			[
 				"Redis with another password",
 				"redis",
 				"docker exec comfy-redis redis-cli config set requirepass another",
-				"docker restart comfy-redis comfy-queue-manager",
+				`docker restart comfy-redis comfy-queue-manager; ${untilHealthy}`,
 			],
 			[
 				"a user's password another",
@@ -351,10 +361,7 @@ describeWith("docker", "the whole server", () => {
 		}
 
 		test("and put right, all of it is right again", async () => {
-			await shell(
-				second,
-				`${reload}; for _ in $(seq 300); do [ $(docker ps --filter health=healthy --quiet | wc -l) -ge 8 ] && break; sleep 0.2; done`,
-			)
+			await shell(second, `${reload}; ${untilHealthy}`)
 			const verified = await servers.comfyume("verify")
 			expect(verified.exitCode, verified.all).toBe(0)
 		})

@@ -30,6 +30,8 @@ export interface LocalHost extends Host {
 	readonly root: string
 	/** True for a directory: owners are not set there and not compared. */
 	readonly standIn: boolean
+	/** What the programs find in their environment. */
+	readonly environment: Readonly<Record<string, string>>
 	/** Where a path of the host lies on this machine. */
 	path(hostPath: string): string
 	readonly files: LocalFiles
@@ -131,6 +133,7 @@ export function localHost({ name, root = "/", signal, environment }: LocalHostOp
 		place: standIn ? `stand-in: the directory ${root}` : "this machine",
 		root,
 		standIn,
+		environment: baseEnvironment,
 		path,
 		files,
 		test: async (command) => {

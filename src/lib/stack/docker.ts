@@ -5,6 +5,7 @@ import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { type Command, command, withOptions } from "../host/command.ts"
 import type { ExecuteOptions, Finished, Host } from "../host/host.ts"
 import { files } from "./description.ts"
+import { dockerApi } from "./docker-api.ts"
 import { type Container, readContainers } from "./health.ts"
 import { readIfThere } from "./write.ts"
 
@@ -58,16 +59,14 @@ export function dockerOf(
 	directory: string,
 	composeFiles: readonly [string, ...string[]] = [files.compose, files.composeUsers],
 ): Docker {
+	const failing = (error: unknown): never => {
+		throw dockerFailure(error, host.name)
+	}
 	const ask = (words: readonly string[], options?: ExecuteOptions) =>
 		host
 			.capture(withOptions(command("docker", ...words), { timeoutMs: askTimeoutMs }), options)
-			.catch((error: unknown) => {
-				throw dockerFailure(error, host.name)
-			})
-	const execute = (asked: Command) =>
-		host.execute(asked).catch((error: unknown) => {
-			throw dockerFailure(error, host.name)
-		})
+			.catch(failing)
+	const execute = (asked: Command) => host.execute(asked).catch(failing)
 	const compose = (words: readonly string[], file = `${directory}/${composeFiles[0]}`) => [
 		"compose",
 		...["--progress", "quiet"],
@@ -78,27 +77,48 @@ export function dockerOf(
 		...["--profile", "gpu"],
 		...words,
 	]
-	const read = async () => {
+	const inspectAll = async (): Promise<string | undefined> => {
+		const api = await dockerApi(host)
+		if (api !== undefined) {
+			const filters = encodeURIComponent(JSON.stringify({ name: ["comfy-"] }))
+			const listed = await api(`/containers/json?all=true&filters=${filters}`).catch(failing)
+			const ids = listedSchema.parse(JSON.parse(listed ?? "[]")).map(({ Id }) => Id)
+			// One that went away in between is not there.
+			const inspected = await Promise.all(ids.map((id) => api(`/containers/${id}/json`).catch(failing)))
+			return `[${inspected.filter((text) => text !== undefined).join(",")}]`
+		}
 		const filters = ["--filter", "name=comfy-"]
 		const { stdout } = await ask(["ps", "--all", "--quiet", "--no-trunc", ...filters])
 		const ids = stdout.split("\n").filter((id) => id !== "")
-		if (ids.length === 0) return new Map<string, Container>()
+		if (ids.length === 0) return undefined
 		// 1: one of them went away in between; the others are told.
-		const inspected = await ask(["inspect", "--type", "container", ...ids], { allowedExitCodes: [1] })
-		return new Map(readContainers(inspected.stdout).map((container) => [container.name, container]))
+		return (await ask(["inspect", "--type", "container", ...ids], { allowedExitCodes: [1] })).stdout
+	}
+	const read = async () =>
+		new Map(readContainers((await inspectAll()) ?? "[]").map((container) => [container.name, container]))
+	const inspectImages = async (names: readonly string[]): Promise<string> => {
+		const api = await dockerApi(host)
+		if (api === undefined)
+			return (await ask(["image", "inspect", ...new Set(names)], { allowedExitCodes: [1] })).stdout
+		const asked = [...new Set(names)].map((name) => api(imagePath(name)).catch(failing))
+		return `[${(await Promise.all(asked)).filter((text) => text !== undefined).join(",")}]`
+	}
+	/** Of the engine alone. */
+	const askInfo = async (): Promise<string> => {
+		const api = await dockerApi(host)
+		if (api !== undefined) return (await api("/info").catch(failing)) ?? "{}"
+		const format = '{"ServerVersion":"{{.ServerVersion}}","MemTotal":{{.MemTotal}}}'
+		return (await ask(["info", "--format", format])).stdout
 	}
 
 	let known: Engine | undefined
 	return {
 		async engine() {
 			if (known !== undefined) return known
-			const format = '{"version":"{{.ServerVersion}}","memoryBytes":{{.MemTotal}}}'
-			const [info, version] = await Promise.all([
-				ask(["info", "--format", format]),
-				ask(["compose", "version", "--short"]),
-			])
-			const { version: engine, memoryBytes } = engineSchema.parse(JSON.parse(info.stdout))
-			known = { version: engine, composeVersion: version.stdout.trim().replace(/^v/, ""), memoryBytes }
+			const [info, version] = await Promise.all([askInfo(), ask(["compose", "version", "--short"])])
+			const { ServerVersion, MemTotal } = engineSchema.parse(JSON.parse(info))
+			const composeVersion = version.stdout.trim().replace(/^v/, "")
+			known = { version: ServerVersion, composeVersion, memoryBytes: MemTotal }
 			return known
 		},
 		look: shared(read),
@@ -109,7 +129,7 @@ export function dockerOf(
 				textWithoutDependencies(directory, composeFiles).then((text) =>
 					ask(compose(config, "-"), { stdin: text }),
 				),
-				ask(["image", "inspect", ...new Set(names)], { allowedExitCodes: [1] }),
+				inspectImages(names),
 			])
 			const hashes = [readHashes(whole.stdout), readHashes(alone.stdout)]
 			return {
@@ -119,7 +139,7 @@ export function dockerOf(
 						hashes.flatMap((found) => found.get(service) ?? []),
 					]),
 				),
-				images: readImages(images.stdout, names),
+				images: readImages(images, names),
 			}
 		},
 		async up(service, { recreate }) {
@@ -144,7 +164,12 @@ export function dockerOf(
 	}
 }
 
-const engineSchema = z.object({ version: z.string().min(1), memoryBytes: z.number() })
+const engineSchema = z.object({ ServerVersion: z.string().min(1), MemTotal: z.number() })
+const listedSchema = z.array(z.object({ Id: z.string() }))
+
+/** Where the API has what `docker image inspect` prints of an image. */
+export const imagePath = (name: string): string =>
+	`/images/${name.split("/").map(encodeURIComponent).join("/")}/json`
 
 /**
  * Work whose answer is shared: who asks while it is under way gets the answer of the next time, which begins after he

@@ -1,5 +1,6 @@
 // A restore as a plan, in parts: what the machine needs, what comes from backups, the stack, the timers, the checks.
 import type { Artifact } from "../artifacts/catalogue.ts"
+import type { Source } from "../artifacts/source.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
 import { type Before, type Following, inTurn, type Plan, type SummaryRow, within } from "../plan/step.ts"
 import { artifactsOf, outputsArtifact } from "./artifacts.ts"
@@ -82,6 +83,7 @@ export async function planRestore(
 				? [backupsAreFresh(here, all.filter(isSnapshot), again, { everything: options.only.length === 0 })]
 				: []
 		const wanted = first ? snapshots.filter(({ kind }) => kind === "git") : snapshots
+		const asked = first && run.dryRun && machine ? withoutUnmountedShare(here) : here
 		rows.push(
 			() => wanted.map(({ name }) => here.summary.get(name) ?? missing(name)),
 			() => models?.rows() ?? [],
@@ -90,7 +92,7 @@ export async function planRestore(
 			notes: troubles(here),
 			steps: [
 				...judged,
-				...artifactSteps(here, wanted, {
+				...artifactSteps(asked, wanted, {
 					...options,
 					...{ twin: run.twin, again, requires: judged.map(({ id }) => id) },
 					...(machine ? { withUser: true, after: machineAfter(here) } : {}),
@@ -144,6 +146,14 @@ export async function planRestore(
 			return ["comfyume backup", context.spoken, spokenWords(same)].join(" ").trimEnd()
 		},
 	}
+}
+
+/** In a dry run nobody has mounted the share yet: what it holds is asked when somebody has. */
+function withoutUnmountedShare(context: StepContext): StepContext {
+	const isThere = ({ name, trouble }: Source) =>
+		name !== "share" || trouble?.exitCode !== exitCodes.unreachable
+	const { sources, everySource } = context
+	return { ...context, sources: sources.filter(isThere), everySource: everySource.filter(isThere) }
 }
 
 /** @throws {OperatorError} (2) for a name that is neither an artifact of this host nor a part */

@@ -5,6 +5,8 @@ import { requireSpace, spaceFactor } from "../host/disk.ts"
 import type { Host } from "../host/host.ts"
 import { type Finding, needed, type Report, type Step, satisfied } from "../plan/step.ts"
 import type { Stack } from "../stack/description.ts"
+import { dockerFailure, imagePath } from "../stack/docker.ts"
+import { dockerApi } from "../stack/docker-api.ts"
 import { buildWords, digestOfInputs, type ImageBuild, imageBuilds, imageLabels } from "../stack/images.ts"
 import type { StepContext } from "./context.ts"
 
@@ -108,12 +110,20 @@ function whyNot(
 }
 
 const labelsSchema = z.record(z.string(), z.string()).nullable()
+const inspectedSchema = z.object({ Config: z.object({ Labels: labelsSchema.nullish() }).nullish() })
 
 /** An image's labels; undefined when there is none of this name. */
 async function labelsOf(
 	host: StepContext["host"],
 	image: string,
 ): Promise<Readonly<Record<string, string>> | undefined> {
+	const api = await dockerApi(host)
+	if (api !== undefined) {
+		const text = await api(imagePath(image)).catch((error: unknown) => {
+			throw dockerFailure(error, host.name)
+		})
+		return text === undefined ? undefined : (inspectedSchema.parse(JSON.parse(text)).Config?.Labels ?? {})
+	}
 	const words = ["image", "inspect", "--format", "{{json .Config.Labels}}", image]
 	const asked = withOptions(command("docker", ...words), { timeoutMs: inspectTimeoutMs })
 	const { exitCode, stdout } = await host.capture(asked, { allowedExitCodes: [1] })
