@@ -4,6 +4,7 @@ import { z } from "zod"
 import { exitCodes, messageOf, OperatorError } from "../errors.ts"
 import { type Command, command, withOptions } from "../host/command.ts"
 import type { ExecuteOptions, Finished, Host } from "../host/host.ts"
+import { rememberedHashes } from "./compose-hashes.ts"
 import { files } from "./description.ts"
 import { dockerApi } from "./docker-api.ts"
 import { type Container, readContainers } from "./health.ts"
@@ -49,6 +50,7 @@ export type Docker = {
 }
 
 const askTimeoutMs = 20_000
+const engines = new WeakMap<Host, Engine>()
 
 /**
  * @param directory the stack's, where the compose files lie
@@ -111,36 +113,49 @@ export function dockerOf(
 		return (await ask(["info", "--format", format])).stdout
 	}
 
-	let known: Engine | undefined
+	const engine = async (): Promise<Engine> => {
+		const known = engines.get(host)
+		if (known !== undefined) return known
+		const [info, version] = await Promise.all([askInfo(), ask(["compose", "version", "--short"])])
+		const { ServerVersion, MemTotal } = engineSchema.parse(JSON.parse(info))
+		const composeVersion = version.stdout.trim().replace(/^v/, "")
+		const answer = { version: ServerVersion, composeVersion, memoryBytes: MemTotal }
+		engines.set(host, answer)
+		return answer
+	}
+	const composeHashes = async () => {
+		const config = ["config", "--hash", "*"]
+		const [whole, alone] = await Promise.all([
+			ask(compose(config)),
+			textWithoutDependencies(directory, composeFiles).then((text) =>
+				ask(compose(config, "-"), { stdin: text }),
+			),
+		])
+		const [first, second] = [readHashes(whole.stdout), readHashes(alone.stdout)]
+		return new Map(
+			[...first].map(([service, hash]) => [
+				service,
+				[hash, ...[second.get(service)].filter((one) => one !== undefined)],
+			]),
+		)
+	}
+
 	return {
-		async engine() {
-			if (known !== undefined) return known
-			const [info, version] = await Promise.all([askInfo(), ask(["compose", "version", "--short"])])
-			const { ServerVersion, MemTotal } = engineSchema.parse(JSON.parse(info))
-			const composeVersion = version.stdout.trim().replace(/^v/, "")
-			known = { version: ServerVersion, composeVersion, memoryBytes: MemTotal }
-			return known
-		},
+		engine,
 		look: shared(read),
 		async expected(names) {
-			const config = ["config", "--hash", "*"]
-			const [whole, alone, images] = await Promise.all([
-				ask(compose(config)),
-				textWithoutDependencies(directory, composeFiles).then((text) =>
-					ask(compose(config, "-"), { stdin: text }),
-				),
+			// The hashes are made of these alone: compose's own version, its files, and the values that stand in them.
+			const inputs = async () => [
+				...[(await engine()).composeVersion, directory],
+				...(await Promise.all(
+					[...composeFiles, files.environment].map((file) => readIfThere(`${directory}/${file}`)),
+				)),
+			]
+			const [hashes, images] = await Promise.all([
+				rememberedHashes(host, inputs, composeHashes),
 				inspectImages(names),
 			])
-			const hashes = [readHashes(whole.stdout), readHashes(alone.stdout)]
-			return {
-				hashes: new Map(
-					[...(hashes[0]?.keys() ?? [])].map((service) => [
-						service,
-						hashes.flatMap((found) => found.get(service) ?? []),
-					]),
-				),
-				images: readImages(images, names),
-			}
+			return { hashes, images: readImages(images, names) }
 		},
 		async up(service, { recreate }) {
 			const words = ["up", "--detach", "--no-deps", ...(recreate ? ["--force-recreate"] : []), service]
