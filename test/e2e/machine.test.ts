@@ -662,7 +662,7 @@ echo 'changed here' >/etc/made-up.conf
 const dockerStandIn = `#!/bin/sh
 [ -e /run/docker-is-up ] || { echo 'Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?' >&2; exit 1; }
 case $1 in
-info) echo '{"version":"26.1.5","memoryBytes":1000000}' ;;
+info) echo '{"ServerVersion":"26.1.5","MemTotal":1000000}' ;;
 compose) echo 2.32.4 ;;
 esac
 `

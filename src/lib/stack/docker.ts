@@ -30,8 +30,9 @@ export type Expected = {
 }
 
 export type Docker = {
-	/** Asked until it answers, and not again. */
 	engine(): Promise<Engine>
+	/** What `engine` answered last in this run; asked where nobody has asked yet. */
+	knownEngine(): Promise<Engine>
 	/**
 	 * All containers of these names (`comfy-…`), by name, as they are now. Questions that come while one is under way
 	 * share the next answer: it began after they were asked.
@@ -114,8 +115,6 @@ export function dockerOf(
 	}
 
 	const engine = async (): Promise<Engine> => {
-		const known = engines.get(host)
-		if (known !== undefined) return known
 		const [info, version] = await Promise.all([askInfo(), ask(["compose", "version", "--short"])])
 		const { ServerVersion, MemTotal } = engineSchema.parse(JSON.parse(info))
 		const composeVersion = version.stdout.trim().replace(/^v/, "")
@@ -123,6 +122,7 @@ export function dockerOf(
 		engines.set(host, answer)
 		return answer
 	}
+	const knownEngine = async () => engines.get(host) ?? (await engine())
 	const composeHashes = async () => {
 		const config = ["config", "--hash", "*"]
 		const [whole, alone] = await Promise.all([
@@ -141,12 +141,12 @@ export function dockerOf(
 	}
 
 	return {
-		engine,
+		...{ engine, knownEngine },
 		look: shared(read),
 		async expected(names) {
 			// The hashes are made of these alone: compose's own version, its files, and the values that stand in them.
 			const inputs = async () => [
-				...[(await engine()).composeVersion, directory],
+				...[(await knownEngine()).composeVersion, directory],
 				...(await Promise.all(
 					[...composeFiles, files.environment].map((file) => readIfThere(`${directory}/${file}`)),
 				)),

@@ -121,7 +121,7 @@ export const memoryIsEnough = (
 	spoken: string,
 ): Step => ({
 	...precondition("memory", "Memory", async (report) => {
-		const [{ memoryBytes }, containers] = await Promise.all([docker.engine(), docker.look()])
+		const [{ memoryBytes }, containers] = await Promise.all([docker.knownEngine(), docker.look()])
 		const counted = services.filter((service) => {
 			const container = containers.get(service.container)
 			return wanted.includes(service) || (container !== undefined && isUp(container))
