@@ -185,8 +185,13 @@ echo kept >/mnt/scratch/kept`)
 				"from a container\n",
 			{ what: "the published port after the reboot", deadlineMs: 20_000 },
 		)
-		const states = await shell("docker ps --all --format '{{.Names}} {{.State}}' | sort")
-		expect(states).toBe("once exited\nsite-site-1 running\nsite-visitor-1 running\n")
+		// The visitor is started again until the site is there.
+		await poll(
+			async () =>
+				(await shell("docker ps --all --format '{{.Names}} {{.State}}' | sort")) ===
+				"once exited\nsite-site-1 running\nsite-visitor-1 running\n",
+			{ what: "the containers after the reboot", deadlineMs: 60_000 },
+		)
 		expect((await shell("docker images --quiet")).trim().split("\n").length).toBeGreaterThan(3)
 	})
 

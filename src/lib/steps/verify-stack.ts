@@ -266,7 +266,8 @@ async function loginFaults(
 	const neighbour = ids[(ids.indexOf(name) + 1) % ids.length]
 	if (!isUser || neighbour === undefined || neighbour === name) return faults
 	const other = await ask(asking, `/${neighbour}/`, as)
-	return [401, 403].includes(other.status)
+	// The gate has had enough wrong ones lately: that is no way in either.
+	return [401, 403, 429].includes(other.status)
 		? faults
 		: [...faults, `${name} gets ${other.status} at ${neighbour}`]
 }

@@ -1,8 +1,11 @@
 import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
+import { fileURLToPath } from "node:url"
 import { afterAll, beforeAll, expect, test } from "vitest"
 import { exitCodes } from "../../../src/lib/errors.ts"
 import { createWorld, type Saved, secrets, type World } from "../../support/cli.ts"
+
+const preload = fileURLToPath(new URL("../../support/kill-at.ts", import.meta.url))
 
 // What became of a restore is read on the machine it was about, by whoever comes after a half-failed one.
 let world: World
@@ -83,10 +86,17 @@ test("of one that is killed the report says that it has not ended, and not how t
 	await saved.load()
 	expect((await restore()).exitCode).toBe(0)
 	expect(report().exitCode).toBe(0)
-	await world
-		.run(["restore", "--only", "home", "--at", "2030-01-01", "--json"], {
-			onEvent: (event, child) => void (event.event === "checking" && child.kill("SIGKILL")),
+	rmSync(join(world.server, "home/dev"), { recursive: true })
+	const killedAt = world.path("killed-at")
+	// In the middle of its work: while the archive is unpacked.
+	for (let n = 1, where = ""; !where.includes("tar"); n++) {
+		writeFileSync(killedAt, "")
+		await world.run(["restore", "--only", "home", "--json"], {
+			preload,
+			variables: { COMFYUME_TEST_KILL_AT: String(n), COMFYUME_TEST_KILL_LOG: killedAt },
 		})
-		.catch(() => undefined)
+		where = readFileSync(killedAt, "utf8")
+		expect(where, `it ended before its change ${n}`).not.toBe("")
+	}
 	expect(report()).toMatchObject({ exitCode: null, endedAt: "" })
 })
