@@ -244,6 +244,9 @@ function damaged(error: unknown): OperatorError {
 		return new OperatorError("its header is not for the recipients that its sidecar names", { cause: error })
 	if (/invalid tag|tag doesn't match/.test(said))
 		return new OperatorError("its encrypted content is damaged", { cause: error })
+	// What is no base64 any more, and what its seal doesn't fit.
+	if (/^Unknown letter|invalid header HMAC/.test(said))
+		return new OperatorError("its header is damaged", { cause: error })
 	return systemError(error, "decrypting it")
 }
 
