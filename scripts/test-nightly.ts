@@ -2,8 +2,8 @@
 // property of the readers of foreign files with a million inputs, the queue manager's chaos with more than a thousand
 // schedules, a hundred of which kill real processes, a whole year of hourly backups, two hosts of which one is killed at
 // each change; a whole restore whose connection drops in each of its steps; and a share over real NFS, mounted in a
-// virtual machine. Takes an hour and a half or so; names of
-// test files ask for these alone. COMFYUME_TEST_INPUTS=50000 and COMFYUME_TEST_RUNS=2 ask for fewer.
+// virtual machine. Takes an hour and a half or so; names of test files ask for these alone.
+// COMFYUME_TEST_INPUTS=50000 and COMFYUME_TEST_RUNS=2 ask for fewer.
 import { spawnSync } from "node:child_process"
 import { fileURLToPath } from "node:url"
 // @ts-expect-error: plain JavaScript, because Node 20 runs it too.

@@ -1,5 +1,4 @@
 // Checkouts: code comes from its git remote at one commit, never from a copy of a working tree.
-
 import { createHash } from "node:crypto"
 import { lstat, readdir, readFile, readlink, stat } from "node:fs/promises"
 import { basename, dirname, join } from "node:path"

@@ -1,5 +1,4 @@
 // Checkouts in a backup (which commit runs here, and could it be had again?) and in a restore (that commit, again).
-
 import type { GitArtifact } from "../artifacts/catalogue.ts"
 import { type Candidate, findCandidates, newestSidecar, type Wanted } from "../artifacts/chain.ts"
 import {

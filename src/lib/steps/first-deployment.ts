@@ -2,12 +2,16 @@
 // bucket look the same, and new passwords in the middle of a workshop would be the price.
 import type { SnapshotArtifact } from "../artifacts/catalogue.ts"
 import { anyConcerns, findCandidates } from "../artifacts/chain.ts"
-import { labelOf, sourcesOf } from "../artifacts/source.ts"
+import { labelOf, type Source, sourcesOf } from "../artifacts/source.ts"
 import { exitCodes, OperatorError } from "../errors.ts"
 import { needed, type Step, satisfied } from "../plan/step.ts"
 import type { StepContext } from "./context.ts"
 
 export const firstDeploymentStep = "never-backed-up"
+
+/** It can't be asked because nobody has mounted it: in a dry run, an earlier step would. */
+export const isUnmountedShare = ({ name, trouble }: Source): boolean =>
+	name === "share" && trouble?.exitCode === exitCodes.unreachable
 
 /**
  * Every place of snapshots answers, and none has one of this host; of the older scripts' neither.
@@ -47,9 +51,7 @@ export function neverBackedUp(
 				)
 			// Asked last: a listing that failed is known by now.
 			const silents = sources.filter(({ trouble }) => trouble !== undefined)
-			const isToCome = ({ name, trouble }: (typeof silents)[number]) =>
-				dryRun && mounts && name === "share" && trouble?.exitCode === exitCodes.unreachable
-			const silent = silents.find((source) => !isToCome(source))
+			const silent = silents.find((source) => !(dryRun && mounts && isUnmountedShare(source)))
 			if (silent === undefined && silents.length > 0)
 				return needed("the share is asked when it is mounted; of what answers now, nobody has anything of it")
 			if (silent?.trouble !== undefined)

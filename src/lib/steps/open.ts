@@ -1,6 +1,5 @@
 // Opens what a run needs: configuration, secrets, the host it works on, and the places that hold snapshots. Decides
 // whether the work is done here or on a host elsewhere.
-
 import { readFile, stat } from "node:fs/promises"
 import { hostname, userInfo } from "node:os"
 import { join } from "node:path"

@@ -5,7 +5,7 @@ import { exitCodes, OperatorError } from "../errors.ts"
 import { type Before, type Following, inTurn, type Plan, type SummaryRow, within } from "../plan/step.ts"
 import { artifactsOf, outputsArtifact } from "./artifacts.ts"
 import type { StepContext } from "./context.ts"
-import { firstDeploymentStep, neverBackedUp } from "./first-deployment.ts"
+import { firstDeploymentStep, isUnmountedShare, neverBackedUp } from "./first-deployment.ts"
 import { backupsAreFresh } from "./freshness.ts"
 import { spokenWords, wordsOfManifest } from "./heal-options.ts"
 import { envFilesAreRight } from "./machine/env-files.ts"
@@ -150,10 +150,8 @@ export async function planRestore(
 
 /** In a dry run nobody has mounted the share yet: what it holds is asked when somebody has. */
 function withoutUnmountedShare(context: StepContext): StepContext {
-	const isThere = ({ name, trouble }: Source) =>
-		name !== "share" || trouble?.exitCode !== exitCodes.unreachable
-	const { sources, everySource } = context
-	return { ...context, sources: sources.filter(isThere), everySource: everySource.filter(isThere) }
+	const mounted = (places: readonly Source[]) => places.filter((place) => !isUnmountedShare(place))
+	return { ...context, sources: mounted(context.sources), everySource: mounted(context.everySource) }
 }
 
 /** @throws {OperatorError} (2) for a name that is neither an artifact of this host nor a part */

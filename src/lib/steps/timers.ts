@@ -1,5 +1,4 @@
 // What runs by itself is set and taken away: systemd timers, or lines for cron where there is no systemd.
-
 import { dirname } from "node:path"
 import { exitCodes, OperatorError } from "../errors.ts"
 import { command } from "../host/command.ts"

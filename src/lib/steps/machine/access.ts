@@ -1,6 +1,5 @@
 // Who gets in: the operators' keys, first of all that is done to a fresh machine. A run that dies halfway must leave a
 // machine that can be repaired from elsewhere.
-
 import { constants } from "node:fs"
 import { type FileHandle, lstat, open, rename, rm } from "node:fs/promises"
 import { join } from "node:path"

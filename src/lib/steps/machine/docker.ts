@@ -1,6 +1,5 @@
 // Docker, which the provider's images bring along. It is started, and never installed: the distribution's own package
 // would take the place of the provider's.
-
 import { dirname } from "node:path"
 import { stackOf } from "../../config/environment.ts"
 import { OperatorError } from "../../errors.ts"

@@ -1,6 +1,5 @@
 // The scratch disk: fast, local, and worth nothing once the work is done. It is formatted only where there is nothing at
 // all on it and the operator names it; what holds something is never touched.
-
 import { realpath } from "node:fs/promises"
 import { join } from "node:path"
 import { stackOf } from "../../config/environment.ts"

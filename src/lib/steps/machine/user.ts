@@ -1,5 +1,4 @@
 // The platform's own user on the host: whose home and checkouts come back, and who works on the machine.
-
 import { exitCodes, OperatorError } from "../../errors.ts"
 import { command } from "../../host/command.ts"
 import type { LocalHost } from "../../host/local.ts"
